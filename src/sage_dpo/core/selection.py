@@ -1,0 +1,120 @@
+"""Utilities and strata -> which candidates are kept. Deterministic, and O(N) in the number of candidates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage_dpo.core.schedule import allocate
+from sage_dpo.errors import NumericalError
+
+
+def kept_count(count: int, fraction: float) -> int:
+    """Return how many of `count` candidates a keep fraction gamma keeps: gamma * count rounded half up, at least 1.
+
+    Raises:
+        ValueError: count < 1, or fraction outside (0, 1].
+
+    Source: gamma is the paper's; it reports 0.4-0.6 as the good range. Interpretation: rounding is ours.
+    """
+    if count < 1 or not 0.0 < fraction <= 1.0:
+        raise ValueError(f"keep fraction is {fraction} of {count} candidates, expected 0 < fraction <= 1, count >= 1")
+    return max(1, math.floor(fraction * count + 0.5))
+
+
+def select_top(
+    utilities: NDArray[Any],
+    keep: int,
+    *,
+    strata: NDArray[Any] | None = None,
+    tie_break: NDArray[Any] | None = None,
+) -> NDArray[np.int64]:
+    """Return the sorted indices of the `keep` largest utilities.
+
+    With strata, each stratum keeps its own largest; quotas are proportional to the strata's candidates by largest
+    remainder, so that exactly `keep` are kept in total.
+
+    Args:
+        utilities: `[N]`; infinities are allowed, NaN is not.
+        keep: 0 <= keep <= N.
+        strata: `[N]` integer codes, any values; `None` cuts over the whole batch.
+        tie_break: `[N]` key that decides among equal utilities, smallest first; then the lower index wins.
+
+    Returns:
+        `[keep]` int64, ascending.
+
+    Raises:
+        ValueError: shapes differ or keep is out of range.
+        NumericalError: a utility or tie-break key is NaN.
+    """
+    values = np.asarray(utilities)
+    if values.ndim != 1 or not 0 <= keep <= values.size:
+        raise ValueError(f"keep is {keep} of utilities shaped {values.shape}, expected [N] and 0 <= keep <= N")
+    for name, column in (("utilities", values), ("strata", strata), ("tie_break", tie_break)):
+        if column is not None and column.shape != values.shape:
+            raise ValueError(f"{name} have shape {column.shape} for {values.size} utilities, expected one value each")
+        if column is not None:
+            check_not_nan(name, column)
+    if strata is None:
+        return _largest(values, keep, tie_break)
+    codes, sizes = np.unique(strata, return_counts=True)
+    quotas = allocate(keep, sizes, sizes) if keep else np.zeros_like(sizes)
+    kept = []
+    for code, quota in zip(codes, quotas, strict=True):
+        rows = np.flatnonzero(strata == code)
+        kept.append(rows[_largest(values[rows], int(quota), None if tie_break is None else tie_break[rows])])
+    return np.sort(np.concatenate(kept)) if kept else np.empty(0, dtype=np.int64)
+
+
+def boundary_filter(margins: NDArray[Any], width: float) -> NDArray[np.bool_]:
+    """Return which pairs are far enough from the decision boundary: abs(margin) >= width.
+
+    Raises:
+        ValueError: width is negative or NaN.
+        NumericalError: a margin is NaN.
+
+    Source: pairs at the boundary are unstable, says the paper. Interpretation: a filter on abs(m) is our reading.
+    """
+    if not width >= 0:
+        raise ValueError(f"boundary width is {width}, expected a number >= 0")
+    check_not_nan("margins", margins)
+    return np.abs(margins) >= width
+
+
+def admit_by_boundary(margins: NDArray[Any], width: float, keep: int) -> tuple[NDArray[np.bool_], int]:
+    """Return `boundary_filter`'s mask, widened so that at least `keep` pairs remain, and how many were let back in.
+
+    Those let back in are the filtered pairs of largest abs(margin), so the filter never starves the optimizer step.
+    Arguments and errors as for `boundary_filter` and `select_top`.
+    """
+    admitted = boundary_filter(margins, width)
+    missing = max(0, keep - int(admitted.sum()))
+    if missing:
+        outside = np.flatnonzero(~admitted)
+        admitted[outside[select_top(np.abs(margins[outside]), missing, tie_break=margins[outside])]] = True
+    return admitted, missing
+
+
+def check_not_nan(name: str, values: NDArray[Any]) -> None:
+    """Raise `NumericalError` naming how many values are NaN, and which."""
+    rows = np.flatnonzero(np.isnan(values))
+    if rows.size:
+        raise NumericalError(
+            f"{rows.size} of {values.size} {name} are NaN, at rows {rows[:8].tolist()}{'...' if rows.size > 8 else ''}; "
+            "the policy or the reference produced NaN log-probabilities: lower the learning rate or check the pairs"
+        )
+
+
+def _largest(values: NDArray[Any], keep: int, tie_break: NDArray[Any] | None) -> NDArray[np.int64]:
+    """Partition instead of a full sort: everything above the keep-th value, then as many of its equals as fit."""
+    if keep == 0:
+        return np.empty(0, dtype=np.int64)
+    threshold = np.partition(values, values.size - keep)[values.size - keep]
+    above, equal = np.flatnonzero(values > threshold), np.flatnonzero(values == threshold)
+    if tie_break is not None:
+        equal = equal[np.argsort(tie_break[equal], kind="stable")]
+    kept: NDArray[np.int64] = np.sort(np.concatenate([above, equal[: keep - above.size]])).astype(np.int64)
+    return kept

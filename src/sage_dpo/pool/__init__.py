@@ -1,0 +1,1 @@
+"""The candidate pool: membership, difficulty strata, schedule and refresh."""

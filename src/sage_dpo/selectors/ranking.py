@@ -1,0 +1,79 @@
+"""What scored selectors share: columns -> margin and its derivatives, and the cut by priority."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sage_dpo.core.margins import confidence_margin, implicit_margin, normalized_implicit_margin
+from sage_dpo.core.selection import admit_by_boundary, select_top
+from sage_dpo.core.utility import pair_informativeness
+from sage_dpo.errors import NumericalError
+from sage_dpo.selectors.base import CandidateScores, Ranking, Selection, SelectorSettings
+
+
+def column(scores: CandidateScores, name: str, *, needed_for: str) -> Tensor:
+    """Return one column as float64 on the CPU (a batch has tens to thousands of rows: no transfer worth saving).
+
+    Raises:
+        ValueError: the column is absent.
+        NumericalError: a value is NaN or infinite.
+    """
+    values: Tensor | NDArray[Any] | None = getattr(scores, name)
+    if values is None:
+        raise ValueError(f"candidate scores have no {name}, needed for {needed_for}; let the scorer compute it")
+    tensor = torch.as_tensor(values).detach().to(device="cpu", dtype=torch.float64)
+    bad = torch.nonzero(~torch.isfinite(tensor)).flatten().tolist()
+    if bad:
+        raise NumericalError(
+            f"{len(bad)} of {tensor.numel()} values of {name} are NaN or infinite, at rows {bad[:8]}; "
+            "lower the learning rate, or check these pairs' tokens"
+        )
+    return tensor
+
+
+def compute_margin(scores: CandidateScores, settings: SelectorSettings) -> Tensor:
+    """Return the `[N]` float64 margin that `settings.margin` names. Errors as for `column`."""
+    purpose = f"the {settings.margin} margin"
+    policy = [column(scores, name, needed_for=purpose) for name in ("chosen_logps", "rejected_logps")]
+    lengths = [column(scores, name, needed_for=purpose) for name in ("chosen_lengths", "rejected_lengths")]
+    if settings.margin == "confidence":
+        return confidence_margin(
+            policy[0],
+            policy[1],
+            lengths[0],
+            lengths[1],
+            temperature=settings.temperature,
+            length_normalized=settings.length_normalized,
+        )
+    reference = [column(scores, name, needed_for=purpose) for name in ("ref_chosen_logps", "ref_rejected_logps")]
+    if settings.margin == "implicit":
+        return implicit_margin(policy[0], policy[1], reference[0], reference[1], beta=settings.beta)
+    return normalized_implicit_margin(
+        policy[0], policy[1], reference[0], reference[1], lengths[0], lengths[1], temperature=settings.temperature
+    )
+
+
+def compute_informativeness(scores: CandidateScores, settings: SelectorSettings) -> Tensor:
+    """Return the `[N]` float64 informativeness J. Errors as for `column`."""
+    names = ("chosen_informativeness", "rejected_informativeness", "chosen_lengths", "rejected_lengths")
+    columns = [column(scores, name, needed_for="informativeness") for name in names]
+    return pair_informativeness(*columns, length_normalized=settings.length_normalized)
+
+
+def cut(
+    ranking: Ranking, keep: int, *, strata: NDArray[np.int8] | None, settings: SelectorSettings
+) -> Selection:
+    """Apply the boundary filter, then keep the candidates of highest priority, within strata or globally.
+
+    Equal priorities go to the lower margin, then to the lower index.
+    """
+    admitted, refilled = admit_by_boundary(ranking.margin, settings.boundary_width, keep)
+    rows = np.flatnonzero(admitted)
+    codes = None if strata is None or settings.cut == "global" else strata[rows]
+    kept = rows[select_top(ranking.priority[rows], keep, strata=codes, tie_break=ranking.margin[rows])]
+    return Selection(kept=kept, ranking=ranking, filtered=int((~admitted).sum()), refilled=refilled)

@@ -1,0 +1,54 @@
+"""The selectors by name, and how to add one (see docs/adding_a_selector.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sage_dpo.errors import ConfigError
+from sage_dpo.selectors.all_pairs import AllPairsSelector
+from sage_dpo.selectors.base import Selector, SelectorSettings
+from sage_dpo.selectors.lowest_margin import LowestMarginSelector
+from sage_dpo.selectors.random import RandomSelector
+from sage_dpo.selectors.sage import SageSelector
+
+SelectorFactory = Callable[[SelectorSettings], Selector]
+Factory = TypeVar("Factory", bound=SelectorFactory)
+
+SELECTORS: dict[str, SelectorFactory] = {
+    "all": AllPairsSelector,
+    "random": RandomSelector,
+    "lowest_margin": LowestMarginSelector,
+    "sage": SageSelector,
+}
+"""Name -> what builds the selector from its settings. Extend with `register_selector`."""
+
+
+def register_selector(name: str) -> Callable[[Factory], Factory]:
+    """Return a decorator that registers a selector class (or any `SelectorSettings -> Selector`) under `name`.
+
+    Raises:
+        ConfigError: the name is empty or taken.
+    """
+    if not name or name in SELECTORS:
+        raise ConfigError(f"selector name {name!r} is empty or taken; registered: {', '.join(SELECTORS)}")
+
+    def register(factory: Factory) -> Factory:
+        SELECTORS[name] = factory
+        return factory
+
+    return register
+
+
+def make_selector(settings: SelectorSettings) -> Selector:
+    """Return the selector that `settings.name` names.
+
+    Raises:
+        ConfigError: no selector of that name is registered.
+    """
+    if settings.name not in SELECTORS:
+        raise ConfigError(
+            f"selector name is {settings.name!r}, expected one of {', '.join(SELECTORS)}; "
+            "a selector of your own must be imported (and so registered) first"
+        )
+    return SELECTORS[settings.name](settings)
