@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-MIN_STATE, MAX_STATE = 2, 59
-"""Bounds of every number on the correct path: few enough arithmetic facts (about 1,200) that a tiny policy masters them."""
+MIN_STATE, MAX_STATE = 2, 49
+"""Bounds of every number on the correct path: few enough arithmetic facts (about 1,400) that a tiny policy masters them."""
 
 MAX_NUMBER = 99
 """Largest number with a token. Only wrong paths can reach beyond `MAX_STATE`; they are clamped here."""
@@ -83,7 +83,7 @@ class Story:
 def apply(step: Step, state: int) -> int:
     """Return the result of a step, in [0, 99].
 
-    A generated story never leaves [2, 59] and divides without remainder. A wrong path may: then a quotient loses
+    A generated story never leaves [2, 49] and divides without remainder. A wrong path may: then a quotient loses
     its remainder, and results are clamped to the numbers that have a token.
     """
     match step.operation:
@@ -96,6 +96,14 @@ def apply(step: Step, state: int) -> int:
         case Operation.DIVIDE:
             value = state // step.operand
     return clamp(value)
+
+
+def crosses_column(step: Step, state: int) -> bool:
+    """Return whether a written sum needs a carry, or a written difference a borrow."""
+    units, other = state % 10, step.operand % 10
+    if step.operation is Operation.ADD:
+        return units + other >= 10
+    return step.operation is Operation.SUBTRACT and units < other
 
 
 def clamp(value: int) -> int:

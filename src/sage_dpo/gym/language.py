@@ -18,8 +18,8 @@ QUESTION = "How many {objects} does {name} have now ?"
 STEP_SENTENCES = {
     Operation.ADD: ("{he} finds {n} more .", "{he} buys {n} more .", "Then {n} more arrive ."),
     Operation.SUBTRACT: ("{he} loses {n} .", "{he} sells {n} .", "Then {n} are gone ."),
-    Operation.MULTIPLY: ("Then {he} has {n} times as many .", "A machine copies each {n} times ."),
-    Operation.DIVIDE: ("{he} keeps one of {n} equal parts .", "Then {he} shares between {n} people ."),
+    Operation.MULTIPLY: ("{he} then has {n} times as many .", "Soon there are {n} times as many ."),
+    Operation.DIVIDE: ("{he} keeps one of {n} equal parts .", "{he} keeps one in every {n} ."),
 }
 TEMPTING_SENTENCES = ("{other} has {n} {objects} .", "A shop has {n} {objects} .")
 HARMLESS_SENTENCES = ("{he} is {n} years old .", "A bus takes {n} minutes .")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sage_dpo.gym.arithmetic import OPERATIONS, Operation, Step, Story, apply, clamp, equation, final_sentence
+from sage_dpo.gym.arithmetic import OPERATIONS, Operation, Step, Story, apply, clamp, crosses_column, equation, final_sentence
 
 COUNTS_DISTRACTOR = "counts_distractor"
 SLIP = "slip"
@@ -33,6 +33,8 @@ class Misconception:
         wrong_result: `(step, state) -> int`, what its holder writes.
         prevalence: probability of the wrong rule, given the context, in the base policy's training data.
         rationale: where the rule comes from.
+        two_digit_prevalence: replaces `prevalence` where the operand has two digits, so that one misconception is
+            rare in easy surroundings and habitual in harder ones.
     """
 
     name: str
@@ -40,6 +42,13 @@ class Misconception:
     wrong_result: Callable[[Step, int], int]
     prevalence: float
     rationale: str
+    two_digit_prevalence: float | None = None
+
+    def prevalence_of(self, step: Step) -> float:
+        """Return the probability of the wrong rule at a step that offers this misconception."""
+        if step.operand >= 10 and self.two_digit_prevalence is not None:
+            return self.two_digit_prevalence
+        return self.prevalence
 
 
 def _is_odd_product(step: Step, state: int) -> bool:
@@ -51,11 +60,11 @@ def _is_even_product(step: Step, state: int) -> bool:
 
 
 def _needs_carry(step: Step, state: int) -> bool:
-    return step.operation is Operation.ADD and state % 10 + step.operand % 10 >= 10
+    return step.operation is Operation.ADD and crosses_column(step, state)
 
 
 def _needs_borrow(step: Step, state: int) -> bool:
-    return step.operation is Operation.SUBTRACT and state > step.operand and state % 10 < step.operand % 10
+    return step.operation is Operation.SUBTRACT and state > step.operand and crosses_column(step, state)
 
 
 def _sum_instead(step: Step, state: int) -> int:
@@ -86,12 +95,14 @@ MISCONCEPTIONS: tuple[Misconception, ...] = (
         "Answers with the neighbouring entry of the multiplication table (operand error; Campbell & Graham 1985).",
     ),
     Misconception(
-        "forgotten_carry", _needs_carry, _sum_without_carry, 0.6,
+        "forgotten_carry", _needs_carry, _sum_without_carry, 0.3,
         "Adds the digits of each column and drops the carry (Brown & Burton 1978).",
+        two_digit_prevalence=0.6,
     ),
     Misconception(
-        "smaller_from_larger", _needs_borrow, _smaller_from_larger_digit, 0.5,
+        "smaller_from_larger", _needs_borrow, _smaller_from_larger_digit, 0.4,
         "Subtracts the smaller digit from the larger whichever is on top, to avoid the borrow (Brown & Burton 1978).",
+        two_digit_prevalence=0.7,
     ),
 )
 """Misconceptions about one step's result. Their contexts exclude each other."""
@@ -151,7 +162,7 @@ def _steps_taken(story: Story, rng: random.Random) -> list[Step]:
 def _flawed_result(step: Step, state: int, rng: random.Random) -> int:
     found = misconception_at(step, state)
     if found is not None:
-        return found.wrong_result(step, state) if rng.random() < found.prevalence else apply(step, state)
+        return found.wrong_result(step, state) if rng.random() < found.prevalence_of(step) else apply(step, state)
     result = apply(step, state)
     return clamp(result + rng.choice(SLIPS)) if rng.random() < SLIP_RATE else result
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.gym import language
-from sage_dpo.gym.arithmetic import MAX_STATE, MIN_STATE, Distractor, Operation, Step, Story, apply
+from sage_dpo.gym.arithmetic import MAX_STATE, MIN_STATE, Distractor, Operation, Step, Story, apply, crosses_column
 from sage_dpo.gym.misconceptions import find_contexts, solve
 from sage_dpo.records import Problem
 
@@ -22,9 +22,9 @@ _BUCKETS = 1000
 
 SPLITS = (*_SHARES, *SUITE_NAMES)
 
-ADDENDS = range(2, 16)
+ADDENDS = range(2, 19)
 FACTORS = range(2, 6)
-DISTRACTOR_NUMBERS = range(2, 16)
+DISTRACTOR_NUMBERS = range(2, 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,17 @@ class StoryShape:
     Attributes:
         steps: allowed numbers of steps, equally likely.
         weights: relative frequency of each operation among those that the current state allows.
+        column_rate: probability with which a step that needs a carry or a borrow is accepted rather than redrawn.
         tempting_rate, harmless_rate: probability of one distractor of each kind.
     """
 
     steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     weights: Mapping[Operation, float] = field(
         default_factory=lambda: {
-            Operation.ADD: 0.3, Operation.SUBTRACT: 0.3, Operation.MULTIPLY: 0.22, Operation.DIVIDE: 0.18,
+            Operation.ADD: 0.25, Operation.SUBTRACT: 0.25, Operation.MULTIPLY: 0.3, Operation.DIVIDE: 0.2,
         }
     )
+    column_rate: float = 0.5
     tempting_rate: float = 0.25
     harmless_rate: float = 0.2
 
@@ -95,15 +97,15 @@ def split_of(story: Story) -> str:
 
 
 def draw_story(rng: random.Random, shape: StoryShape) -> Story:
-    """Return a random story whose states all lie in [2, 59]."""
+    """Return a random story whose states all lie in [2, 49]."""
     count = rng.choice(shape.steps)
-    state = start = rng.randint(MIN_STATE, 40)
+    state = start = rng.randint(MIN_STATE, MAX_STATE)
     operations, weights = list(shape.weights), list(shape.weights.values())
     steps: list[Step] = []
     while len(steps) < count:
-        step = Step(rng.choices(operations, weights)[0], 0)
-        step = _with_operand(step.operation, rng)
-        if _is_allowed(step, state):
+        step = _with_operand(rng.choices(operations, weights)[0], rng)
+        needs_column = crosses_column(step, state)
+        if _is_allowed(step, state) and (not needs_column or rng.random() < shape.column_rate):
             steps.append(step)
             state = apply(step, state)
     return Story(start, tuple(steps), _draw_distractors(rng, shape, steps))
