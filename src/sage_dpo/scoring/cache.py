@@ -1,0 +1,104 @@
+"""Reference log-probabilities, computed once per completion and kept.
+
+Keyed by (reference fingerprint, prompt ids, completion ids), not by pair: a completion that serves in several pairs,
+or comes back after a refresh, is looked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from sage_dpo.errors import DataError
+from sage_dpo.scoring.scorer import TokenizedCompletion
+from sage_dpo.storage import atomic_path
+
+_KEY_BYTES = 16
+
+
+class ReferenceCache:
+    """A persistent mapping from completions to their log-probability under the reference.
+
+    Args:
+        fingerprint: identifies the reference model (`model_fingerprint`).
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self._values: dict[bytes, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, completion: TokenizedCompletion) -> bool:
+        return self._key(completion) in self._values
+
+    def add(self, completions: Sequence[TokenizedCompletion], logps: NDArray[np.float64]) -> None:
+        for completion, value in zip(completions, logps.tolist(), strict=True):
+            self._values[self._key(completion)] = value
+
+    def get(
+        self,
+        completions: Sequence[TokenizedCompletion],
+        compute: Callable[[Sequence[TokenizedCompletion]], NDArray[np.float64]],
+    ) -> NDArray[np.float64]:
+        """Return `[N]` log-probabilities; `compute` is called with the distinct ones not yet known."""
+        missing = [c for c in dict.fromkeys(completions) if c not in self]
+        if missing:
+            self.add(missing, compute(missing))
+        return np.array([self._values[self._key(c)] for c in completions], dtype=np.float64)
+
+    def save(self, path: str | Path) -> None:
+        keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, _KEY_BYTES)
+        values = np.array(list(self._values.values()), dtype=np.float64)
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, keys=keys, values=values, fingerprint=np.array(self.fingerprint))
+
+    def load(self, path: str | Path) -> None:
+        """Add what `save` wrote.
+
+        Raises:
+            DataError: the file belongs to another reference model.
+        """
+        with np.load(path) as data:
+            fingerprint = str(data["fingerprint"])
+            if fingerprint != self.fingerprint:
+                raise DataError(
+                    f"{path} holds log-probabilities of reference {fingerprint}, this run's is {self.fingerprint}; "
+                    "resume with the model the run was started with"
+                )
+            keys, values = data["keys"].tobytes(), data["values"].tolist()
+        for row, value in enumerate(values):
+            self._values[keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]] = value
+
+    def _key(self, completion: TokenizedCompletion) -> bytes:
+        digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=_KEY_BYTES)
+        digest.update(len(completion.prompt_ids).to_bytes(8, "little"))
+        digest.update(np.array(completion.prompt_ids + completion.completion_ids, dtype=np.int32).tobytes())
+        return digest.digest()
+
+
+def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples_per_tensor: int = 1024) -> str:
+    """Return a short hash of the weights: every parameter's name, shape, and evenly spaced values.
+
+    Sampled rather than complete, so that a 70B model takes seconds.
+
+    Args:
+        model: the reference, or the policy before its first step.
+        skip_trainable: leave trainable parameters out; for adapter runs, whose reference is the frozen part.
+        samples_per_tensor: values read of each parameter.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in model.named_parameters():
+        if skip_trainable and parameter.requires_grad:
+            continue
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // samples_per_tensor)
+        digest.update(flat[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,168 @@
+"""Forward-only scoring: log-probability and informativeness of completions under a model.
+
+Sequences are padded on the right and the model gets no attention mask: under causal attention no token sees the
+padding behind it, and without a mask PyTorch takes its fastest attention kernel. The language-model head runs on
+completion positions only (`logits_to_keep`).
+
+What this file does not know: pairs, margins, and which of the scores matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sage_dpo.core.utility import token_informativeness
+from sage_dpo.scoring.batching import token_budget_batches
+
+LOGIT_BUDGET = 2**26
+"""Logits held at once, in elements: 256 MiB as float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedCompletion:
+    """A completion in its context: token ids of both."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class CompletionScores:
+    """Columns over N completions.
+
+    Attributes:
+        logps: `[N]` float64, log-probability summed over completion tokens, nats.
+        informativeness: `[N]` float64, sum over completion tokens of 1 - 2 p(y_t) + sum_v p_t(v)^2.
+        lengths: `[N]` int64, completion tokens.
+        tokens: real tokens (prompt and completion) the model was run on; duplicates are run once.
+    """
+
+    logps: NDArray[np.float64]
+    informativeness: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    tokens: int
+
+
+def score_completions(
+    model: nn.Module,
+    completions: Sequence[TokenizedCompletion],
+    *,
+    token_budget: int,
+    device: torch.device | str = "cpu",
+    synchronize_count: Callable[[int], int] | None = None,
+    inference_mode: bool = True,
+    progress: str | None = None,
+) -> CompletionScores:
+    """Score completions with one forward pass each; equal completions of equal prompts are run once.
+
+    Args:
+        model: causal language model; put in evaluation mode meanwhile (dropout off).
+        completions: any order, any lengths.
+        token_budget: padded tokens per forward pass.
+        device: where the inputs go.
+        synchronize_count: maps this process's number of forward passes to that of the busiest process. Under FSDP and
+            ZeRO-3 every process must run the model equally often; the missing passes are run on a dummy token.
+        inference_mode: `torch.inference_mode`; off uses `no_grad`, which sharded models need.
+        progress: label of a progress bar; `None` shows none.
+
+    Returns:
+        Columns in the order of `completions`. NaN log-probabilities are returned, not raised: the caller knows which
+        pair they belong to.
+    """
+    unique = list(dict.fromkeys(completions))
+    lengths = np.array([len(c) for c in unique], dtype=np.int64)
+    stats = torch.zeros(len(unique), 2, dtype=torch.float64)
+    batches = token_budget_batches(lengths, token_budget=token_budget) if unique else []
+    passes = synchronize_count(len(batches)) if synchronize_count else len(batches)
+    guard = torch.inference_mode() if inference_mode else torch.no_grad()
+    with guard, evaluation_mode(model), tqdm(total=passes, desc=progress, disable=progress is None) as bar:
+        for batch in batches:
+            stats[torch.from_numpy(batch)] = _score_batch(model, [unique[i] for i in batch], device).cpu()
+            bar.update()
+        for _ in range(passes - len(batches)):
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+            bar.update()
+    position = {completion: row for row, completion in enumerate(unique)}
+    columns = stats[[position[c] for c in completions]].numpy() if unique else stats.numpy()
+    return CompletionScores(
+        logps=columns[:, 0].copy(),
+        informativeness=columns[:, 1].copy(),
+        lengths=np.array([len(c.completion_ids) for c in completions], dtype=np.int64),
+        tokens=int(lengths.sum()),
+    )
+
+
+def _score_batch(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
+    """Return `[B, 2]`: summed log-probability and informativeness of each completion."""
+    longest = max(len(c) for c in batch)
+    first = min(len(c.prompt_ids) for c in batch) - 1  # logits at position t predict token t + 1
+    input_ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    is_completion = torch.zeros(len(batch), longest, dtype=torch.bool)
+    for row, completion in enumerate(batch):
+        start = len(completion.prompt_ids)
+        input_ids[row, :start] = torch.tensor(completion.prompt_ids)
+        input_ids[row, start : len(completion)] = torch.tensor(completion.completion_ids)
+        is_completion[row, start : len(completion)] = True
+    input_ids, is_completion = input_ids.to(device), is_completion.to(device)
+    kept_positions = torch.arange(first, longest - 1, device=device)
+    targets, mask = input_ids[:, first + 1 :], is_completion[:, first + 1 :]
+    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=kept_positions).logits
+    if logits.shape[1] != len(kept_positions):  # a model that ignores logits_to_keep
+        logits = logits[:, kept_positions]
+    token_logps, token_informativeness = token_statistics(logits[mask], targets[mask])
+    stats = torch.zeros(len(batch), 2, dtype=torch.float64, device=device)
+    rows = mask.nonzero()[:, 0]
+    stats.index_add_(0, rows, torch.stack([token_logps, token_informativeness], dim=1).double())
+    return stats
+
+
+def token_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p(y_t) and the informativeness of each token.
+
+    Args:
+        logits: `[T, V]`, any floating dtype; computed in float32, `LOGIT_BUDGET` elements at a time.
+        targets: `[T]` token ids y_t.
+
+    Returns:
+        Two `[T]` float32 tensors.
+    """
+    chunk = max(1, LOGIT_BUDGET // logits.shape[-1])
+    parts = []
+    for some_logits, some_targets in zip(logits.split(chunk), targets.split(chunk), strict=True):
+        log_probs = torch.log_softmax(some_logits.float(), dim=-1)
+        logps = log_probs.gather(1, some_targets[:, None])[:, 0]
+        parts.append((logps, token_informativeness(logps, log_probs.mul_(2).exp_().sum(dim=-1))))
+    return torch.cat([logps for logps, _ in parts]), torch.cat([info for _, info in parts])
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` in evaluation mode, and back as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def as_completions(columns: dict[str, list[Any]]) -> list[TokenizedCompletion]:
+    """Return the 2 N completions of N pairs given as columns: all chosen, then all rejected."""
+    prompts = [tuple(ids) for ids in columns["prompt_ids"]]
+    return [
+        TokenizedCompletion(prompt, tuple(ids))
+        for side in ("chosen_ids", "rejected_ids")
+        for prompt, ids in zip(prompts, columns[side], strict=True)
+    ]

@@ -1,0 +1,517 @@
+"""`SAGETrainer`: TRL's `DPOTrainer` that chooses, at every optimizer step, which pairs it trains on.
+
+One optimizer step:
+
+    draw N candidates from the pool -> score them forward-only -> keep the best k -> TRL's DPO step on the k
+
+The loss, the optimizer, LoRA, mixed precision, trackers and distributed wrappers are TRL's and transformers' own. The
+seams used, and the traps behind each choice, are listed in docs/architecture.md.
+
+What this file does not know: any formula (core/), how a selector ranks (selectors/), how new pairs are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import DPOTrainer
+from trl.trainer.utils import use_adapter
+
+from sage_dpo.core.margins import confidence_margin
+from sage_dpo.core.strata import STRATA, relative_success_rate
+from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
+from sage_dpo.pool.pool import CandidatePool
+from sage_dpo.pool.source import PairSource, PoolContents
+from sage_dpo.records import PairScore
+from sage_dpo.scoring import (
+    CompletionScores,
+    ReferenceCache,
+    TokenizedCompletion,
+    as_completions,
+    model_fingerprint,
+    score_completions,
+)
+from sage_dpo.selectors.base import CandidateScores, Selection
+from sage_dpo.selectors.registry import make_selector
+from sage_dpo.training.candidates import CandidateLog
+from sage_dpo.training.config import SAGEConfig
+from sage_dpo.training.dataset import TOKEN_COLUMNS, exclude_unusable
+from sage_dpo.training.state import SageState, TokenCounts, load_state, reference_path, save_state
+
+logger = get_logger(__name__)
+
+
+class SAGETrainer(DPOTrainer):
+    """Drop-in replacement for `trl.DPOTrainer`.
+
+    Args:
+        model, ref_model, data_collator, train_dataset, eval_dataset, processing_class, callbacks, peft_config, ...: as in
+            TRL. `train_dataset` must be a map-style text preference data set; an optional column `success_rate` in
+            [0, 1] gives each pair's difficulty, else it is estimated from the policy's margins. Already tokenized
+            data (`prompt_ids`, `chosen_ids`, `rejected_ids`) is taken as it is.
+        args: a `SAGEConfig`.
+        pair_source: makes new pairs with the current policy every `args.refresh_steps` steps.
+
+    Raises:
+        ConfigError, DataError, EmptyPoolError: before training starts, with the remedy in the message.
+        NumericalError: a log-probability is NaN or infinite; names the pairs.
+    """
+
+    _tag_names = ["trl", "dpo", "sage"]
+    _name = "SAGE"
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        args: SAGEConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Dataset | None = None,
+        *positional: Any,
+        pair_source: PairSource | None = None,
+        **keywords: Any,
+    ) -> None:
+        args = SAGEConfig() if args is None else args
+        _check_arguments(args, train_dataset, pair_source)
+        self._excluded: dict[str, dict[str, int]] = {}
+        super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
+        self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
+        self.selector = make_selector(args.selector_settings())
+        self.pair_source = pair_source
+        self.pairs: Dataset = self.train_dataset
+        self.token_counts = TokenCounts()
+        self.candidate_log = CandidateLog(Path(args.output_dir, "candidates") if args.log_candidates else None)
+        is_adapter_run = is_peft_model(self.model)
+        reference = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
+        fingerprint = model_fingerprint(reference, skip_trainable=is_adapter_run and self.ref_model is None)
+        self.reference_cache = ReferenceCache(fingerprint)
+        # Before its first step the policy is its own reference, unless an adapter or another model says otherwise.
+        self._starts_as_reference = ref_model is None and not is_adapter_run
+        self._pool: CandidatePool | None = None
+        self._success_rates: NDArray[np.float64] | None = None
+        self._resume_path: str | None = None
+        self.add_callback(_PoolCallback(self))
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+
+    @property
+    def keep_count(self) -> int:
+        """Pairs trained on per optimizer step, over all processes."""
+        args = self.args
+        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes)
+
+    @property
+    def candidate_count(self) -> int:
+        """Pairs drawn per optimizer step, over all processes; fewer if the pool is smaller."""
+        return min(math.floor(self.keep_count / self.args.keep_ratio + 0.5), len(self.pairs))
+
+    @property
+    def pool(self) -> CandidatePool:
+        if self._pool is None:
+            raise RuntimeError("the candidate pool is built when training starts; call train() first")
+        return self._pool
+
+    # -- TRL seams: data -------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """Tokenize as TRL does, but exclude and count what TRL would cut or drop without a word."""
+        if not set(TOKEN_COLUMNS) <= set(dataset.column_names):
+            whole = copy.copy(args)
+            whole.max_length = None
+            dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        dataset, excluded = exclude_unusable(dataset, args.max_length, self._tokenizer.eos_token_id)
+        self._excluded[dataset_name] = excluded
+        if excluded:
+            logger.warning(
+                f"excluded from the {dataset_name} data: {excluded}; {len(dataset)} pairs remain. "
+                f"For over-long pairs raise max_length (now {args.max_length})."
+            )
+        if len(dataset) == 0:
+            raise EmptyPoolError(
+                f"no usable pair in the {dataset_name} data, excluded: {excluded}; "
+                f"raise max_length (now {args.max_length}) or check the data"
+            )
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Leave the training data to our own scorer, which is faster and survives a resume; see `_start`."""
+        return dataset if name == "train" else super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return a loader of tickets, one per microbatch: the loop's clock does not depend on the pool's length."""
+        steps = self.args.max_steps
+        if steps <= 0:
+            steps = math.ceil(len(self.train_dataset) / self.candidate_count)
+        return DataLoader(range(steps * self.args.gradient_accumulation_steps), batch_size=1)  # type: ignore[arg-type]
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], None]:
+        """Return the microbatches of one optimizer step: the kept pairs, grouped by length."""
+        if not list(itertools.islice(epoch_iterator, num_batches)):
+            return [], None
+        step = self.state.global_step
+        draw = self.pool.draw(self.candidate_count, step=step, progress=min(step / self.state.max_steps, 1.0))
+        columns = self.pairs[draw.indices.tolist()]
+        scores = self._score_candidates(columns) if self.selector.needs_scores else None
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.args.seed, self.pool.version, step))))
+        selection = self.selector.select(
+            scores, count=len(draw.indices), keep=self.keep_count, strata=draw.strata, rng=rng
+        )
+        self._log_selection(columns, draw.indices, draw.strata, selection)
+        return self._microbatches(columns, selection.kept, num_batches), None
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""
+        self.precompute_ref_logps = "ref_chosen_logps" in inputs
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    # -- TRL seams: checkpoints ------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; a resumed run continues bit for bit, pool and reference log-probabilities included."""
+        path = resume_from_checkpoint
+        if path is True:
+            path = get_last_checkpoint(self.args.output_dir)
+        self._resume_path = path or None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.accelerator.is_main_process:
+            self.reference_cache.save(reference_path(output_dir))
+            self.candidate_log.flush()
+            save_state(
+                output_dir,
+                SageState(
+                    settings=self._settings(),
+                    pool=self.pool.state_dict(),
+                    counts=self.token_counts.as_dict(),
+                    success_rates=self._success_rates,
+                    trl_tokens=self._total_train_tokens,
+                ),
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **__import__("dataclasses").asdict(self.args.selector_settings()),
+            **self.args.pool_settings().model_dump(mode="json"),
+            "keep_count": self.keep_count,
+        }
+
+    # -- the pool --------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Build the pool before the first step, or restore it."""
+        if self._resume_path is None:
+            self.candidate_log.rewind(0)
+            contents = PoolContents(self.train_dataset, _success_rate_column(self.train_dataset))
+            self._enter(contents, version=0)
+            if self.args.precompute_ref_log_probs:  # after _enter, which may have met them already
+                self._reference_logps(as_completions(self.train_dataset[:]))
+            return
+        state = load_state(self._resume_path, settings=self._settings())
+        self.reference_cache.load(reference_path(self._resume_path))
+        version = int(state.pool["version"])
+        if self.pair_source is not None and version > 0:
+            self.pairs = self.pair_source.restore(version=version).pairs
+        self._set_pool(state.success_rates, version=version, competence=state.pool["competence"])
+        self.pool.load_state_dict(state.pool)
+        self.token_counts = TokenCounts(**state.counts)
+        self._total_train_tokens = state.trl_tokens
+        self.candidate_log.rewind(self.state.global_step)
+
+    def _refresh(self) -> None:
+        """Refresh the pool with the policy as it is now; if it can make no pair any more, keep the pool."""
+        version = self.pool.version + 1
+        step = self.state.global_step
+        if self.pair_source is None:
+            contents = PoolContents(self.pairs, _success_rate_column(self.pairs))
+        else:
+            try:
+                contents = self.pair_source.refresh(self.model, version=version, step=step)
+                if len(contents.pairs) < self.keep_count:
+                    raise EmptyPoolError(f"{len(contents.pairs)} new pairs, {self.keep_count} needed for one step")
+            except EmptyPoolError as error:
+                logger.warning(f"refresh {version} after step {step} keeps the pool of version {version - 1}: {error}")
+                return
+        self._enter(contents, version=version)
+
+    def _enter(self, contents: PoolContents, *, version: int) -> None:
+        self.pairs = contents.pairs
+        if len(self.pairs) < self.keep_count:
+            raise EmptyPoolError(
+                f"the pool holds {len(self.pairs)} pairs, fewer than the {self.keep_count} trained on per step; "
+                "lower per_device_train_batch_size x gradient_accumulation_steps or add pairs"
+            )
+        rates = contents.success_rates
+        if rates is None and self.args.stratified:
+            rates = self._estimate_success_rates()
+        self._set_pool(rates, version=version, competence=contents.competence)
+        for name, value in {**contents.metrics, **self.pool.metrics()}.items():
+            self._metrics["train"][f"sage/{name}"].append(value)
+
+    def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
+        self._success_rates = rates if self.args.stratified else None
+        arguments: dict[str, Any] = {"version": version, "competence": competence}
+        if self._pool is None:
+            settings = self.args.pool_settings()
+            self._pool = CandidatePool(
+                len(self.pairs), self._success_rates, settings=settings, seed=self.args.seed, **arguments
+            )
+        else:
+            self._pool.refresh(len(self.pairs), self._success_rates, **arguments)
+
+    def _estimate_success_rates(self) -> NDArray[np.float64]:
+        """Rank all pairs by the policy's confidence margin; one forward pass over the pool."""
+        completions = as_completions(self.pairs[:])
+        scores = self._score(self.model, completions, progress="scoring the pool")
+        self.token_counts.scored += scores.tokens
+        if self._starts_as_reference and self.state.global_step == 0:
+            self.reference_cache.add(completions, scores.logps)
+        half = len(self.pairs)
+        margins = confidence_margin(
+            torch.from_numpy(scores.logps[:half]),
+            torch.from_numpy(scores.logps[half:]),
+            torch.from_numpy(scores.lengths[:half]),
+            torch.from_numpy(scores.lengths[half:]),
+            temperature=self.args.margin_temperature,
+        )
+        return relative_success_rate(margins.numpy())
+
+    # -- scoring ---------------------------------------------------------------------------------------------------
+
+    def _score_candidates(self, columns: dict[str, list[Any]]) -> CandidateScores:
+        completions = as_completions(columns)
+        scores = self._score(self.model, completions)
+        self.token_counts.scored += scores.tokens
+        self._check_finite(scores.logps, columns, "policy")
+        half = len(completions) // 2
+        reference = self._reference_logps(completions) if self.selector.needs_reference else None
+        return CandidateScores(
+            chosen_logps=scores.logps[:half],
+            rejected_logps=scores.logps[half:],
+            chosen_lengths=scores.lengths[:half],
+            rejected_lengths=scores.lengths[half:],
+            chosen_informativeness=scores.informativeness[:half],
+            rejected_informativeness=scores.informativeness[half:],
+            ref_chosen_logps=None if reference is None else reference[:half],
+            ref_rejected_logps=None if reference is None else reference[half:],
+        )
+
+    def _score(
+        self, model: Any, completions: Sequence[TokenizedCompletion], *, progress: str | None = None
+    ) -> CompletionScores:
+        """Score completions, each process a share of equal size, and give every process all of the scores."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # Dealt out in order of length, so that every process gets as many tokens as the others.
+        order = np.argsort([len(c) for c in completions], kind="stable")
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with self.accelerator.autocast():
+            mine = score_completions(
+                model,
+                [completions[i] for i in order[rank::world]],
+                token_budget=self.args.score_token_budget,
+                device=self.accelerator.device,
+                synchronize_count=self._largest_count if world > 1 else None,
+                inference_mode=not is_sharded,
+                progress=progress if rank == 0 and not self.args.disable_tqdm else None,
+            )
+        if world == 1:
+            inverse = np.argsort(order, kind="stable")
+            return CompletionScores(
+                mine.logps[inverse], mine.informativeness[inverse], mine.lengths[inverse], mine.tokens
+            )
+        rows = math.ceil(len(completions) / world)
+        block = torch.zeros(rows, 3, dtype=torch.float64, device=self.accelerator.device)
+        table = np.stack([mine.logps, mine.informativeness, mine.lengths], axis=1)
+        block[: len(table)] = torch.from_numpy(table)
+        gathered = self.accelerator.gather(block).cpu().numpy().reshape(world, rows, 3)
+        merged = np.empty((len(completions), 3))
+        for process in range(world):
+            places = order[process::world]
+            merged[places] = gathered[process, : len(places)]
+        tokens = torch.tensor([mine.tokens], device=self.accelerator.device)
+        total = int(self.accelerator.gather(tokens).sum())
+        return CompletionScores(merged[:, 0], merged[:, 1], merged[:, 2].astype(np.int64), total)
+
+    def _largest_count(self, count: int) -> int:
+        """Return the largest count among the processes."""
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
+
+    def _reference_logps(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
+        """Return `[N]` reference log-probabilities; every process must call it with the same completions."""
+        return self.reference_cache.get(completions, self._compute_reference)
+
+    def _compute_reference(self, missing: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
+        context: Any = contextlib.nullcontext()
+        model = self.ref_model
+        if model is None and is_peft_model(self.accelerator.unwrap_model(self.model)):
+            model = self.model
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            context = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
+        elif model is None:
+            if self.state.global_step > 0:
+                raise DataError(
+                    f"{len(missing)} completions have no precomputed reference log-probability and the reference model "
+                    "was not kept; set precompute_ref_log_probs to False"
+                )
+            model = self.model
+        with context:
+            scores = self._score(model, missing)
+        self.token_counts.reference += scores.tokens
+        return scores.logps
+
+    def _check_finite(self, logps: NDArray[np.float64], columns: dict[str, list[Any]], whose: str) -> None:
+        bad = np.flatnonzero(~np.isfinite(logps)) % len(columns["prompt_ids"])
+        if len(bad):
+            ids = [_pair_id(columns, i, i) for i in bad[:5]]
+            raise NumericalError(
+                f"{len(bad)} {whose} log-probabilities are not finite at step {self.state.global_step} (pairs {ids}); "
+                "lower the learning rate, or use bf16 or float32 in place of fp16"
+            )
+
+    # -- microbatches and metrics ----------------------------------------------------------------------------------
+
+    def _microbatches(self, columns: dict[str, list[Any]], kept: NDArray[np.int64], count: int) -> list[dict[str, Any]]:
+        """Collate this process's share of the kept pairs; neighbours in length share a microbatch."""
+        chosen = {name: [columns[name][i] for i in kept] for name in TOKEN_COLUMNS}
+        reference = self._reference_logps(as_completions(chosen))
+        self._check_finite(reference, chosen, "reference")
+        lengths = [
+            2 * len(p) + len(c) + len(r) for p, c, r in zip(*(chosen[name] for name in TOKEN_COLUMNS), strict=True)
+        ]
+        self.token_counts.trained += sum(lengths)
+        self.token_counts.trained_pairs += len(kept)
+        order = np.argsort(lengths, kind="stable")
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        groups = order.reshape(count, world, -1)[:, rank]
+        return [
+            self.data_collator(
+                [
+                    {
+                        **{name: chosen[name][i] for name in TOKEN_COLUMNS},
+                        "ref_chosen_logps": float(reference[i]),
+                        "ref_rejected_logps": float(reference[len(kept) + i]),
+                    }
+                    for i in group
+                ]
+            )
+            for group in groups
+        ]
+
+    def _log_selection(
+        self,
+        columns: dict[str, list[Any]],
+        indices: NDArray[np.int64],
+        strata: NDArray[np.int8] | None,
+        selection: Selection,
+    ) -> None:
+        metrics = self._metrics["train"]
+        is_kept = np.zeros(len(indices), dtype=bool)
+        is_kept[selection.kept] = True
+        self.token_counts.candidate_pairs += len(indices)
+        metrics["sage/kept_fraction"].append(float(is_kept.mean()))
+        metrics["sage/tokens_scored"].append(self.token_counts.scored)
+        metrics["sage/tokens_trained"].append(self.token_counts.trained)
+        metrics["sage/filtered"].append(selection.filtered)
+        names = [""] * len(indices) if strata is None else [str(STRATA[code]) for code in strata]
+        for stratum in STRATA if strata is not None else ():
+            metrics[f"sage/strata/{stratum}"].append(names.count(str(stratum)) / len(names))
+        if selection.ranking is None:
+            return
+        ranking = selection.ranking
+        values = {
+            "margin": ranking.margin,
+            "gradient_signal": ranking.gradient_signal,
+            "curvature": ranking.curvature,
+            "informativeness": ranking.informativeness,
+            "utility": ranking.utility,
+        }
+        for name, column in values.items():
+            metrics[f"sage/{name}_kept"].append(float(column[is_kept].mean()))
+            if not is_kept.all():
+                metrics[f"sage/{name}_dropped"].append(float(column[~is_kept].mean()))
+        if not self.accelerator.is_main_process:
+            return
+        self.candidate_log.add(
+            [
+                PairScore(
+                    step=self.state.global_step,
+                    pair_id=_pair_id(columns, row, int(index)),
+                    problem_id=str(columns["problem_id"][row]) if "problem_id" in columns else "",
+                    stratum=names[row],
+                    is_kept=bool(is_kept[row]),
+                    pool_version=self.pool.version,
+                    **{name: float(column[row]) for name, column in values.items()},
+                )
+                for row, index in enumerate(indices)
+            ]
+        )
+
+
+class _PoolCallback(TrainerCallback):
+    """Builds the pool before the first step and refreshes it between steps, before a checkpoint is written."""
+
+    def __init__(self, trainer: SAGETrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer._start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        every = self._trainer.args.refresh_steps
+        if every and state.global_step % every == 0 and state.global_step < state.max_steps:
+            self._trainer._refresh()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.candidate_log.flush()
+
+
+def _check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | None) -> None:
+    if not isinstance(args, SAGEConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}, expected a SAGEConfig; replace {type(args).__name__}(...) by "
+            "SAGEConfig(...), which takes the same arguments"
+        )
+    if not isinstance(train_dataset, Dataset):
+        raise DataError(
+            f"train_dataset is {type(train_dataset).__name__}, expected a map-style datasets.Dataset: SAGE draws "
+            "candidates by index; load the data without streaming"
+        )
+    if {"image", "images"} & set(train_dataset.column_names):
+        raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
+    if len(train_dataset) == 0:
+        raise EmptyPoolError("train_dataset has no rows, expected at least one preference pair")
+    if pair_source is not None and args.precompute_ref_log_probs:
+        raise ConfigError(
+            "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
+            "during training that need it; set precompute_ref_log_probs to False"
+        )
+
+
+def _success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
+    """Return the `success_rate` column, or `None` if it is absent or has gaps."""
+    if "success_rate" not in dataset.column_names:
+        return None
+    values = dataset["success_rate"][:]
+    return None if any(v is None for v in values) else np.array(values, dtype=np.float64)
+
+
+def _pair_id(columns: dict[str, list[Any]], row: int, index: int) -> str:
+    return str(columns["id"][row]) if "id" in columns else str(index)
