@@ -12,13 +12,14 @@ Weights = Sequence[float] | NDArray[Any]
 
 
 def check_weights(weights: Weights, name: str) -> NDArray[np.float64]:
-    """Return `weights` as float64 of sum 1. Raises `ValueError` unless non-negative, finite and summing to 1 +- 1e-6."""
+    """Return `weights` as float64 of sum 1; `ValueError` unless non-negative, finite and summing to 1 +- 1e-6."""
     array = np.asarray(weights, dtype=np.float64)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all() or (array < 0).any():
         raise ValueError(f"{name} is {list(array.flat)}, expected a list of non-negative numbers")
     if abs(array.sum() - 1.0) > 1e-6:
         raise ValueError(f"stratum weights sum to {array.sum():g}, expected 1.0; check {name}")
-    return array / array.sum()
+    normalized: NDArray[np.float64] = array / array.sum()
+    return normalized
 
 
 def stratum_weights(start: Weights, end: Weights, position: float) -> NDArray[np.float64]:

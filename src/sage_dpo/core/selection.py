@@ -22,7 +22,7 @@ def kept_count(count: int, fraction: float) -> int:
     """
     if count < 1 or not 0.0 < fraction <= 1.0:
         raise ValueError(f"keep fraction is {fraction} of {count} candidates, expected 0 < fraction <= 1, count >= 1")
-    return max(1, math.floor(fraction * count + 0.5))
+    return max(1, math.floor(fraction * count + 0.5 + 1e-9))  # 0.29 * 50 is 14.499999999999998
 
 
 def select_top(
@@ -81,7 +81,8 @@ def boundary_filter(margins: NDArray[Any], width: float) -> NDArray[np.bool_]:
     if not width >= 0:
         raise ValueError(f"boundary width is {width}, expected a number >= 0")
     check_not_nan("margins", margins)
-    return np.abs(margins) >= width
+    admitted: NDArray[np.bool_] = np.abs(margins) >= width
+    return admitted
 
 
 def admit_by_boundary(margins: NDArray[Any], width: float, keep: int) -> tuple[NDArray[np.bool_], int]:
@@ -103,8 +104,8 @@ def check_not_nan(name: str, values: NDArray[Any]) -> None:
     rows = np.flatnonzero(np.isnan(values))
     if rows.size:
         raise NumericalError(
-            f"{rows.size} of {values.size} {name} are NaN, at rows {rows[:8].tolist()}{'...' if rows.size > 8 else ''}; "
-            "the policy or the reference produced NaN log-probabilities: lower the learning rate or check the pairs"
+            f"{rows.size} of {values.size} {name} are NaN, at rows {rows[:8].tolist()}{' ...' * (rows.size > 8)}; "
+            "the policy or reference gave NaN log-probabilities: lower the learning rate or check the pairs"
         )
 
 

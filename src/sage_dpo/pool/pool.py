@@ -110,7 +110,7 @@ class CandidatePool:
         """Replace membership and strata; every walk starts anew. Arguments and errors as for the class."""
         if size < 1:
             raise EmptyPoolError(
-                f"candidate pool holds {size} pairs, expected at least 1; sample more completions or admit more problems"
+                f"candidate pool holds {size} pairs, expected at least 1; sample more completions or use more problems"
             )
         if success_rates is not None and np.shape(success_rates) != (size,):
             raise ValueError(f"success_rates have shape {np.shape(success_rates)} for {size} pairs, expected ({size},)")
@@ -148,7 +148,7 @@ class CandidatePool:
             raise ValueError(f"draw got count={count}, progress={progress}, expected count >= 1 and progress in [0, 1]")
         if count > self.size:
             raise EmptyPoolError(
-                f"{count} candidates wanted of a pool of {self.size} pairs; lower the candidate batch or enlarge the pool"
+                f"{count} candidates wanted of a pool of {self.size} pairs; lower their number or enlarge the pool"
             )
         self._weights = self._weights_at(self._position(progress, self.competence))
         counts = allocate(count, self._weights, self.occupancy)
@@ -186,7 +186,7 @@ class CandidatePool:
             "version": self.version,
             "competence": self.competence,
             "size": self.size,
-            "strata_crc32": zlib.crc32(self._codes.tobytes()),
+            "strata_crc32": zlib.crc32(self._codes),
             "weights": self._weights.tolist(),
             "walks": [walk.state_dict() for walk in self._walks],
         }
@@ -224,9 +224,9 @@ class CandidatePool:
         return competence_position(competence, start=bounds[0], target=bounds[1])
 
     def _weights_at(self, position: float) -> NDArray[np.float64]:
-        shares = self.occupancy / self.size
         if not self.settings.stratified:
-            return shares
+            return np.ones(1)
+        shares = self.occupancy / self.size
         start, end = self.settings.schedule_start, self.settings.schedule_end
         return stratum_weights(shares if start is None else start, shares if end is None else end, position)
 
@@ -259,7 +259,8 @@ class _Walk:
             self.cycle, self._cursor = self.cycle + 1, missing
             self._carry, self._crossed, self._order = taken.tolist(), missing, None
             taken = np.concatenate([taken, self._current()[:missing]])
-        return self._rows[taken]
+        rows: NDArray[Any] = self._rows[taken]
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         return {"cycle": self.cycle, "cursor": self._cursor, "carry": self._carry, "crossed": self._crossed}
@@ -271,8 +272,10 @@ class _Walk:
 
     def _current(self) -> NDArray[Any]:
         """Return this cycle's order of positions, shuffling it on first use."""
-        if self._order is None:
-            order = _generator(*self._key, self.cycle).permutation(np.arange(self.size, dtype=self._rows.dtype))
+        order = self._order
+        if order is None:
+            order = np.arange(self.size, dtype=self._rows.dtype)
+            _generator(*self._key, self.cycle).shuffle(order)
             if self._carry:
                 # At most len(carry) of these are in it, so the window holds enough others.
                 window = order[: self._crossed + len(self._carry)]
@@ -280,7 +283,7 @@ class _Walk:
                 first = window[~is_carried][: self._crossed]
                 order[: window.size] = np.concatenate([first, window[~np.isin(window, first)]])
             self._order = order
-        return self._order
+        return order
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -46,7 +46,7 @@ class SelectorSettings:
     margin: str = "confidence"
     beta: float = 0.1
     temperature: float = 1.0
-    damping: float = 0.1
+    damping: float = 1.0
     length_normalized: bool = True
     use_gradient_signal: bool = True
     use_curvature: bool = True
@@ -111,7 +111,7 @@ class Ranking:
 
     Attributes:
         margin: the margin used, scaled nats.
-        gradient_signal, curvature, informativeness: g, h, J of docs/method.md (J is 1 when the selector does not use it).
+        gradient_signal, curvature, informativeness: g, h, J of docs/method.md (J = 1 when the selector ignores it).
         utility: what the selector maximises, for people and logs; finite (clamped to the float64 range).
         priority: what the cut sorts by, largest first: log-utility for `sage` (no overflow, hence no false ties).
     """
@@ -185,9 +185,7 @@ class Selector(Protocol):
         """
 
 
-def check_request(
-    scores: CandidateScores | None, *, count: int, keep: int, strata: NDArray[np.int8] | None
-) -> None:
+def check_request(scores: CandidateScores | None, *, count: int, keep: int, strata: NDArray[np.int8] | None) -> None:
     """Raise `ValueError` unless sizes agree: 1 <= keep <= count, scores and strata have `count` rows."""
     if not 1 <= keep <= count:
         raise ValueError(f"keep is {keep} of {count} candidates, expected 1 <= keep <= count; check the keep fraction")

@@ -13,7 +13,7 @@ from sage_dpo.selectors.base import CandidateScores, Selection, SelectorSettings
 
 @dataclass(frozen=True)
 class RandomSelector:
-    """Keeps a uniform random subset; within strata under `cut: stratum`, so that only the ranking differs from `sage`."""
+    """Keeps a uniform random subset; within strata under `cut: stratum`, so only the rank differs from `sage`."""
 
     settings: SelectorSettings
     name: str = field(default="random", init=False)

@@ -65,9 +65,7 @@ def compute_informativeness(scores: CandidateScores, settings: SelectorSettings)
     return pair_informativeness(*columns, length_normalized=settings.length_normalized)
 
 
-def cut(
-    ranking: Ranking, keep: int, *, strata: NDArray[np.int8] | None, settings: SelectorSettings
-) -> Selection:
+def cut(ranking: Ranking, keep: int, *, strata: NDArray[np.int8] | None, settings: SelectorSettings) -> Selection:
     """Apply the boundary filter, then keep the candidates of highest priority, within strata or globally.
 
     Equal priorities go to the lower margin, then to the lower index.

@@ -1,0 +1,310 @@
+"""The contract every registered selector keeps. A new selector is one row in `VARIANTS` (or none: defaults suffice)."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from sage_dpo.errors import ConfigError, NumericalError
+from sage_dpo.selectors import registry
+from sage_dpo.selectors.base import CandidateScores, Selection, Selector, SelectorSettings
+from sage_dpo.selectors.registry import SELECTORS, make_selector, register_selector
+
+BASE = SelectorSettings(damping=0.05, temperature=2.0)
+VARIANTS = {
+    **{name: replace(BASE, name=name) for name in SELECTORS},
+    "lowest_margin, implicit": replace(BASE, name="lowest_margin", margin="implicit"),
+    "lowest_margin, boundary": replace(BASE, name="lowest_margin", boundary_width=0.5),
+    "sage, implicit_normalized": replace(BASE, margin="implicit_normalized"),
+    "sage, undamped": replace(BASE, damping=0.0),
+    "sage, no signal": replace(BASE, use_gradient_signal=False),
+    "sage, no curvature": replace(BASE, use_curvature=False),
+    "sage, no informativeness": replace(BASE, use_informativeness=False),
+    "sage, no normalisation": replace(BASE, length_normalized=False),
+    "sage, boundary": replace(BASE, boundary_width=0.5),
+    "sage, global": replace(BASE, cut="global"),
+}
+every_selector = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+scored = pytest.mark.parametrize("settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores], ids=str)
+N = 24
+
+
+def make_scores(count: int = N, seed: int = 0) -> CandidateScores:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 40, size=(2, count))
+    logps = -rng.random((4, count)) * np.concatenate([lengths, lengths]) * 2
+    sums = rng.random((2, count)) * lengths
+    return CandidateScores(*logps[:2], *lengths, *sums, *logps[2:])
+
+
+def subset(scores: CandidateScores, rows: np.ndarray) -> CandidateScores:
+    return CandidateScores(**{f.name: getattr(scores, f.name)[rows] for f in fields(scores)})
+
+
+def make_strata(count: int = N, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, count).astype(np.int8)
+
+
+def keep_of(settings: SelectorSettings, count: int) -> int:
+    return count if settings.name == "all" else (count + 1) // 2
+
+
+def choose(
+    selector: Selector, scores: CandidateScores, keep: int, strata: np.ndarray | None, seed: int = 7
+) -> Selection:
+    shown = scores if selector.needs_scores else None
+    return selector.select(shown, count=len(scores), keep=keep, strata=strata, rng=np.random.default_rng(seed))
+
+
+@every_selector
+@pytest.mark.parametrize("strata", [None, make_strata(), np.zeros(N, dtype=np.int8), np.repeat([0, 2], N // 2)])
+def test_exact_count_sorted_without_duplicates(settings: SelectorSettings, strata: np.ndarray | None) -> None:
+    keep = keep_of(settings, N)
+    kept = choose(make_selector(settings), make_scores(), keep, strata).kept
+    assert kept.dtype == np.int64 and kept.size == keep
+    assert (np.diff(kept) > 0).all() and kept.min() >= 0 and kept.max() < N
+
+
+@every_selector
+def test_deterministic_under_seed(settings: SelectorSettings) -> None:
+    runs = [
+        choose(make_selector(settings), make_scores(), keep_of(settings, N), make_strata()).kept.tolist()
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+
+
+@every_selector
+def test_keeping_everything_keeps_everything(settings: SelectorSettings) -> None:
+    assert choose(make_selector(settings), make_scores(), N, make_strata()).kept.tolist() == list(range(N))
+
+
+@every_selector
+def test_one_candidate(settings: SelectorSettings) -> None:
+    assert choose(make_selector(settings), make_scores(1), 1, make_strata(1)).kept.tolist() == [0]
+
+
+@every_selector
+def test_strata_keep_their_share_under_the_stratum_cut(settings: SelectorSettings) -> None:
+    strata = np.repeat([0, 1, 2], [12, 8, 4]).astype(np.int8)
+    kept = choose(make_selector(settings), make_scores(), keep_of(settings, N), strata).kept
+    if settings.cut == "stratum" and settings.boundary_width == 0 and settings.name != "all":
+        assert np.bincount(strata[kept]).tolist() == [6, 4, 2]
+
+
+@every_selector
+def test_impossible_requests_are_rejected(settings: SelectorSettings) -> None:
+    selector = make_selector(settings)
+    for keep in (0, N + 1):
+        with pytest.raises(ValueError, match=f"keep is {keep}"):
+            choose(selector, make_scores(), keep, None)
+    with pytest.raises(ValueError, match="strata have shape"):
+        choose(selector, make_scores(), N, make_strata(N - 1))
+    with pytest.raises(ValueError, match="rows for 24 candidates"):
+        selector.select(make_scores(3), count=N, keep=N, strata=None, rng=np.random.default_rng(0))
+
+
+@every_selector
+def test_names_and_protocol(settings: SelectorSettings) -> None:
+    selector = make_selector(settings)
+    assert isinstance(selector, Selector)
+    assert selector.name == settings.name
+    assert selector.needs_scores or not (selector.needs_reference or selector.needs_informativeness)
+
+
+@scored
+@pytest.mark.parametrize("strata", [None, make_strata()])
+def test_permuting_the_candidates_permutes_the_choice(settings: SelectorSettings, strata: np.ndarray | None) -> None:
+    scores, order = make_scores(), np.random.default_rng(3).permutation(N)
+    straight = choose(make_selector(settings), scores, 9, strata).kept
+    shuffled = choose(make_selector(settings), subset(scores, order), 9, None if strata is None else strata[order]).kept
+    assert sorted(order[shuffled].tolist()) == straight.tolist()
+
+
+@scored
+def test_torch_and_numpy_columns_choose_alike(settings: SelectorSettings) -> None:
+    scores = make_scores()
+    tensors = CandidateScores(**{f.name: torch.as_tensor(getattr(scores, f.name)) for f in fields(scores)})
+    runs = [choose(make_selector(settings), s, 9, make_strata()) for s in (scores, tensors)]
+    assert runs[0].kept.tolist() == runs[1].kept.tolist()
+
+
+@scored
+def test_ranking_explains_the_choice(settings: SelectorSettings) -> None:
+    selection = choose(make_selector(settings), make_scores(), 9, None)
+    ranking = selection.ranking
+    assert ranking is not None
+    assert all(
+        getattr(ranking, f.name).shape == (N,) and getattr(ranking, f.name).dtype == float for f in fields(ranking)
+    )
+    assert selection.filtered + 9 <= N
+    far = np.abs(ranking.margin) >= settings.boundary_width
+    rejected = np.setdiff1d(np.flatnonzero(far), selection.kept)
+    assert ranking.priority[selection.kept].min() >= ranking.priority[rejected].max()
+
+
+@scored
+def test_extreme_margins_stay_finite(settings: SelectorSettings) -> None:
+    extreme = replace(settings, length_normalized=False)
+    logps = np.array([0.0, -1e4, -1e4, 0.0, -5e3, -1e-9])
+    scores = CandidateScores(
+        logps, logps[::-1].copy(), np.ones(6), np.ones(6), np.ones(6), np.ones(6), logps[::-1].copy(), logps
+    )
+    selection = choose(make_selector(extreme), scores, 3, None)
+    assert selection.ranking is not None and selection.kept.size == 3
+    assert all(np.isfinite(getattr(selection.ranking, f.name)).all() for f in fields(selection.ranking))
+
+
+@scored
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_named(settings: SelectorSettings, bad: float) -> None:
+    scores = make_scores()
+    scores.rejected_logps[5] = bad
+    with pytest.raises(NumericalError, match=r"1 of 24 values of rejected_logps.*rows \[5\]"):
+        choose(make_selector(settings), scores, 9, None)
+
+
+@scored
+def test_a_missing_column_is_named(settings: SelectorSettings) -> None:
+    selector, full = make_selector(settings), make_scores()
+    with pytest.raises(ValueError, match="got no scores"):
+        selector.select(None, count=N, keep=9, strata=None, rng=np.random.default_rng(0))
+    bare = replace(full, ref_chosen_logps=None, ref_rejected_logps=None)
+    if selector.needs_reference:
+        with pytest.raises(ValueError, match="no ref_chosen_logps"):
+            choose(selector, bare, 9, None)
+    else:
+        assert choose(selector, bare, 9, None).kept.tolist() == choose(selector, full, 9, None).kept.tolist()
+    bare = replace(full, chosen_informativeness=None, rejected_informativeness=None)
+    if selector.needs_informativeness:
+        with pytest.raises(ValueError, match="no chosen_informativeness"):
+            choose(selector, bare, 9, None)
+    else:
+        assert choose(selector, bare, 9, None).kept.tolist() == choose(selector, full, 9, None).kept.tolist()
+
+
+# What distinguishes the selectors
+
+
+def test_all_refuses_to_drop_pairs() -> None:
+    with pytest.raises(ValueError, match="'all' keeps every pair but was asked for 3 of 24"):
+        choose(make_selector(replace(BASE, name="all")), make_scores(), 3, None)
+
+
+def test_random_is_uniform_and_depends_on_the_generator() -> None:
+    selector, scores = make_selector(replace(BASE, name="random")), make_scores()
+    counts = np.zeros(N)
+    for seed in range(4000):
+        counts[choose(selector, scores, 6, None, seed=seed).kept] += 1
+    assert np.abs(counts - 1000).max() < 140  # 4000 * 6 / 24 = 1000, standard deviation 27
+
+
+def test_lowest_margin_keeps_the_lowest_margins() -> None:
+    # confidence margins -1/1 - -2/2 = 0, -4/2 - -1/1 = -1, -1/2 - -3/1 = 2.5
+    scores = CandidateScores(
+        np.array([-1.0, -4.0, -1.0]), np.array([-2.0, -1.0, -3.0]), np.array([1, 2, 2]), np.array([2, 1, 1])
+    )
+    selection = choose(make_selector(SelectorSettings(name="lowest_margin")), scores, 2, None)
+    assert selection.ranking is not None and selection.ranking.margin.tolist() == [0.0, -1.0, 2.5]
+    assert selection.kept.tolist() == [0, 1]
+
+
+def test_undamped_sage_is_lowest_margin() -> None:
+    scores, strata = make_scores(200, seed=4), make_strata(200)
+    sage = choose(make_selector(replace(BASE, damping=0.0)), scores, 70, strata)
+    lowest = choose(make_selector(replace(BASE, name="lowest_margin")), scores, 70, strata)
+    assert sage.kept.tolist() == lowest.kept.tolist()
+
+
+def test_sage_without_informativeness_is_lowest_margin_at_any_damping() -> None:
+    scores = make_scores(200, seed=5)
+    sage = choose(make_selector(replace(BASE, use_informativeness=False, damping=3.0)), scores, 70, None)
+    lowest = choose(make_selector(replace(BASE, name="lowest_margin")), scores, 70, None)
+    assert sage.kept.tolist() == lowest.kept.tolist()
+
+
+def test_damped_sage_weighs_informativeness() -> None:
+    # Equal margins: only J tells the pairs apart.
+    ones = np.ones(4)
+    scores = CandidateScores(-ones, -ones, ones, ones, np.array([0.1, 0.9, 0.5, 0.7]), 0 * ones)
+    selection = choose(make_selector(SelectorSettings(damping=1.0)), scores, 2, None)
+    assert selection.kept.tolist() == [1, 3]
+    # g = 1/2, h = 1/4, J = 0.9, lambda = 1: (0.25 * 0.9) / (0.225 + 1)
+    assert selection.ranking is not None and selection.ranking.utility[1] == pytest.approx(0.225 / 1.225)
+
+
+def test_boundary_filter_excludes_and_refills() -> None:
+    # margins -3, -0.1, 0.2, 4, width 1: two remain; keep 3 lets 0.2 back in and leaves -0.1 out
+    margins = np.array([-3.0, -0.1, 0.2, 4.0])
+    scores = CandidateScores(margins - 5, np.full(4, -5.0), np.ones(4), np.ones(4))
+    selector = make_selector(SelectorSettings(name="lowest_margin", boundary_width=1.0))
+    two, three = (choose(selector, scores, keep, None) for keep in (2, 3))
+    assert (two.kept.tolist(), two.filtered, two.refilled) == ([0, 3], 2, 0)
+    assert (three.kept.tolist(), three.filtered, three.refilled) == ([0, 2, 3], 1, 1)
+
+
+def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
+    scores = make_scores()
+    same = replace(scores, ref_chosen_logps=scores.chosen_logps, ref_rejected_logps=scores.rejected_logps)
+    selection = choose(make_selector(SelectorSettings(name="lowest_margin", margin="implicit")), same, 5, None)
+    assert selection.kept.tolist() == [0, 1, 2, 3, 4]
+
+
+# Settings and registry
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"margin": "reward"}, "margin is 'reward', expected one of confidence"),
+        ({"cut": "half"}, "cut is 'half'"),
+        ({"beta": 0.0}, "beta is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"damping": float("nan")}, "damping is nan"),
+        ({"boundary_width": -0.1}, "boundary_width is -0.1"),
+        ({"damping": 0.0, "use_curvature": False}, "set damping > 0"),
+    ],
+)
+def test_invalid_settings_are_rejected(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SelectorSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_columns_of_different_lengths_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"one shape \[N\]"):
+        CandidateScores(np.zeros(3), np.zeros(2), np.ones(3), np.ones(3))
+
+
+def test_unknown_selectors_are_rejected() -> None:
+    with pytest.raises(ConfigError, match="'best', expected one of all, random, lowest_margin, sage"):
+        make_selector(SelectorSettings(name="best"))
+
+
+def test_a_user_can_register_a_selector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "SELECTORS", dict(SELECTORS))
+
+    @register_selector("first")
+    class FirstSelector:
+        name, needs_scores, needs_reference, needs_informativeness = "first", False, False, False
+
+        def __init__(self, settings: SelectorSettings) -> None:
+            self.settings = settings
+
+        def select(
+            self,
+            scores: CandidateScores | None,
+            *,
+            count: int,
+            keep: int,
+            strata: np.ndarray | None,
+            rng: np.random.Generator,
+        ) -> Selection:
+            return Selection(np.arange(keep, dtype=np.int64))
+
+    selector = make_selector(SelectorSettings(name="first"))
+    assert choose(selector, make_scores(), 3, None).kept.tolist() == [0, 1, 2]
+    with pytest.raises(ConfigError, match="'sage' is empty or taken"):
+        register_selector("sage")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_dpo.core.statistics import (
+    bootstrap_interval,
+    gradient_snr,
+    gradient_snr_from_norms,
+    mean_at_k,
+    paired_difference_interval,
+    pass_at_k,
+)
+
+
+def test_mean_at_k_by_hand() -> None:
+    assert mean_at_k([0, 2, 8], 8).tolist() == [0.0, 0.25, 1.0]
+    assert mean_at_k([1, 1], [2, 4]).tolist() == [0.5, 0.25]
+
+
+def test_pass_at_k_by_hand() -> None:
+    # n = 4, c = 1, k = 2: 1 - C(3, 2) / C(4, 2) = 1 - 3/6
+    assert pass_at_k([1, 0, 4], 4, 2).tolist() == pytest.approx([0.5, 0.0, 1.0])
+
+
+@given(st.integers(1, 7), st.data())
+def test_pass_at_k_counts_every_choice_of_k_samples(n: int, data: st.DataObject) -> None:
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    choices = list(combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k([c], [n], k)[0] == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+def test_pass_at_one_is_mean_at_k() -> None:
+    assert pass_at_k([0, 3, 5], [5, 5, 9], 1).tolist() == pytest.approx(mean_at_k([0, 3, 5], [5, 5, 9]).tolist())
+
+
+def test_bootstrap_covers_a_known_mean_at_about_its_confidence() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        interval = bootstrap_interval(rng.random(200) < 0.4, seed=trial, resamples=400)
+        hits += interval.low <= 0.4 <= interval.high
+    assert 0.90 <= hits / 200 <= 0.99  # nominal 0.95, standard error 0.015
+
+
+def test_bootstrap_width_matches_the_standard_error() -> None:
+    # 95 % interval of a mean of 400 values of variance 1/4: 2 * 1.96 * 0.5 / 20 = 0.098
+    values = np.arange(400) % 2
+    interval = bootstrap_interval(values, seed=1, resamples=4000)
+    assert interval.estimate == 0.5
+    assert interval.high - interval.low == pytest.approx(0.098, rel=0.08)
+
+
+def test_bootstrap_is_determined_by_its_seed() -> None:
+    values = np.random.default_rng(2).random(50)
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=np.random.default_rng(3))
+    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+
+
+def test_groups_weigh_equally_whatever_their_size() -> None:
+    # suite a: 1 over 90 problems, suite b: 0 over 10; the macro average is 1/2 with no uncertainty at all
+    values, groups = np.repeat([1.0, 0.0], [90, 10]), np.repeat(["a", "b"], [90, 10])
+    interval = bootstrap_interval(values, groups=groups, seed=0)
+    assert (interval.low, interval.estimate, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_pairing_removes_the_difficulty_of_the_problems() -> None:
+    rng = np.random.default_rng(5)
+    baseline = rng.random(300)
+    interval = paired_difference_interval(baseline + 0.01, baseline, seed=0)
+    assert interval.estimate == pytest.approx(0.01) and interval.low > 0.0099 and interval.high < 0.0101
+
+
+def test_swapping_the_arms_mirrors_the_difference() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.random(40), rng.random(40)
+    forward, backward = (paired_difference_interval(*x, seed=0) for x in ((a, b), (b, a)))
+    assert forward.low == pytest.approx(-backward.high) and forward.high == pytest.approx(-backward.low)
+
+
+def test_gradient_snr_by_hand() -> None:
+    # (3, 1), (1, 1): mean (2, 1), |mean|^2 = 5; trace of the covariance = 1 + 1 = 2 (n - 1 = 1)
+    # signal = 5 - 2/2 = 4; SNR = 4 / 2. From norms: mean(10, 2) = 6; noise 2 (6 - 5) = 2
+    assert gradient_snr(np.array([[3.0, 1.0], [1.0, 1.0]])) == pytest.approx(2.0)
+    assert gradient_snr_from_norms([10.0, 2.0], 5.0) == pytest.approx(2.0)
+
+
+def test_gradient_snr_recovers_its_true_value_without_bias() -> None:
+    # |E G|^2 = 50 * 0.2^2 = 2, tr Cov = 50: SNR 0.04; the naive |mean|^2 / noise would give 0.04 + 1/16 = 0.10
+    rng = np.random.default_rng(7)
+    estimates = [gradient_snr(rng.normal(0.2, 1.0, size=(16, 50))) for _ in range(500)]
+    assert np.mean(estimates) == pytest.approx(0.04, abs=0.005)
+
+
+def test_gradient_snr_does_not_depend_on_scale_and_is_infinite_without_noise() -> None:
+    rows = np.random.default_rng(8).normal(1.0, 1.0, size=(8, 20))
+    assert gradient_snr(rows) == pytest.approx(gradient_snr(rows * 1e-3))
+    assert gradient_snr(np.ones((4, 3))) == np.inf
+    assert np.isnan(gradient_snr(np.zeros((4, 3))))
+
+
+def test_invalid_input_is_rejected() -> None:
+    with pytest.raises(ValueError, match="0 <= correct <= samples"):
+        mean_at_k([3], [2])
+    with pytest.raises(ValueError, match="k is 5"):
+        pass_at_k([1], [4], 5)
+    with pytest.raises(ValueError, match="P >= 1"):
+        bootstrap_interval([], seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_interval([0.0, np.nan], seed=0)
+    with pytest.raises(ValueError, match="confidence=1"):
+        bootstrap_interval([0.0], seed=0, confidence=1.0)
+    with pytest.raises(ValueError, match="pair them by problem"):
+        paired_difference_interval([0.0], [0.0, 1.0], seed=0)
+    with pytest.raises(ValueError, match="n >= 2"):
+        gradient_snr(np.ones((1, 3)))
+    with pytest.raises(ValueError, match="Jensen"):
+        gradient_snr_from_norms([1.0, 1.0], 2.0)

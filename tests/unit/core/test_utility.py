@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sage_dpo.core.margins import confidence_margin, dpo_loss
+from sage_dpo.core.utility import (
+    curvature,
+    gradient_signal,
+    log_sage_utility,
+    pair_informativeness,
+    response_informativeness,
+    sage_utility,
+    token_informativeness,
+)
+
+EXTREMES = torch.tensor([-1e4, -800.0, -40.0, -1.0, 0.0, 1.0, 40.0, 800.0, 1e4], dtype=torch.float64)
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_signal_and_curvature_by_hand() -> None:
+    # sigma(-log 3) = 1/4; sigma(log 3) sigma(-log 3) = 3/4 * 1/4 = 3/16; at 0: 1/2 and 1/4
+    margin = tensor(math.log(3), 0.0)
+    assert gradient_signal(margin).tolist() == pytest.approx([1 / 4, 1 / 2])
+    assert curvature(margin).tolist() == pytest.approx([3 / 16, 1 / 4])
+
+
+def test_signal_and_curvature_are_the_derivatives_of_the_dpo_loss() -> None:
+    margin = torch.linspace(-6, 6, 25, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(dpo_loss(margin).sum(), margin, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), margin)
+    torch.testing.assert_close(gradient_signal(margin), -first)
+    torch.testing.assert_close(curvature(margin), second)
+
+
+def test_token_informativeness_by_hand() -> None:
+    # p = (1/2, 1/4, 1/4): sum of squares 3/8. Target 1/2: 1 - 1 + 3/8; target 1/4: 1 - 1/2 + 3/8
+    logps, squares = tensor(math.log(1 / 2), math.log(1 / 4)), tensor(3 / 8, 3 / 8)
+    assert token_informativeness(logps, squares).tolist() == pytest.approx([3 / 8, 7 / 8])
+
+
+def test_token_informativeness_is_zero_when_certain_and_two_at_most() -> None:
+    # certain and right: 0. Certain of another token: 1 - 0 + 1 = 2
+    assert token_informativeness(tensor(0.0, -1e4), tensor(1.0, 1.0)).tolist() == [0.0, 2.0]
+
+
+def test_token_informativeness_is_never_negative_in_float32() -> None:
+    logits = torch.randn(4096, 50, generator=torch.Generator().manual_seed(0)) * 30
+    logps = logits.log_softmax(-1)
+    values = token_informativeness(logps.max(-1).values, (2 * logps).exp().sum(-1))
+    assert (values >= 0).all()
+
+
+def test_informativeness_is_the_squared_gradient_norm_of_the_log_probability() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(7, 11, generator=generator, dtype=torch.float64, requires_grad=True)
+    token_ids = torch.randint(11, (7,), generator=generator)
+    logp = logits.log_softmax(-1).gather(-1, token_ids[:, None]).sum()
+    (gradient,) = torch.autograd.grad(logp, logits)
+    torch.testing.assert_close(response_informativeness(logits.detach(), token_ids), (gradient**2).sum())
+
+
+def test_unnormalized_pair_informativeness_is_the_squared_gradient_norm_of_the_margin() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = [torch.randn(n, 9, generator=generator, dtype=torch.float64, requires_grad=True) for n in (4, 6)]
+    ids = [torch.randint(9, (n,), generator=generator) for n in (4, 6)]
+    logps = [x.log_softmax(-1).gather(-1, y[:, None]).sum() for x, y in zip(logits, ids, strict=True)]
+    lengths = tensor(4.0), tensor(6.0)
+    margin = confidence_margin(logps[0][None], logps[1][None], *lengths, temperature=1.0, length_normalized=False)
+    gradients = torch.autograd.grad(margin.sum(), logits)
+    sums = [response_informativeness(x.detach(), y)[None] for x, y in zip(logits, ids, strict=True)]
+    pair = pair_informativeness(sums[0], sums[1], *lengths, length_normalized=False)
+    torch.testing.assert_close(pair, torch.stack([(g**2).sum() for g in gradients]).sum()[None])
+
+
+def test_pair_informativeness_by_hand() -> None:
+    # 6 / 4 + 5 / 10 = 2; without lengths 6 + 5 = 11
+    columns = tensor(6), tensor(5), tensor(4), tensor(10)
+    assert pair_informativeness(*columns).tolist() == [2.0]
+    assert pair_informativeness(*columns, length_normalized=False).tolist() == [11.0]
+
+
+def test_padding_and_batching_do_not_change_response_informativeness() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 5, 8, generator=generator, dtype=torch.float64)
+    token_ids = torch.randint(8, (2, 5), generator=generator)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    batch = response_informativeness(logits, token_ids, mask)
+    alone = [
+        response_informativeness(logits[0, :3], token_ids[0, :3]),
+        response_informativeness(logits[1], token_ids[1]),
+    ]
+    torch.testing.assert_close(batch, torch.stack(alone))
+
+
+def test_utility_by_hand() -> None:
+    # m = log 3: g = 1/4, h = 3/16. J = 2, lambda = 1/8: (1/16 * 2) / (3/16 * 2 + 1/8) = (1/8) / (1/2) = 1/4
+    margin, informativeness = tensor(math.log(3)), tensor(2.0)
+    assert sage_utility(margin, informativeness, damping=1 / 8).tolist() == pytest.approx([1 / 4])
+    # J = 1: (1/16) / (3/16 + 1/8) = 1/5;  h = 0: (1/8) / (1/8) = 1;  g = 1: 2 / (1/2) = 4
+    assert sage_utility(margin, None, damping=1 / 8).tolist() == pytest.approx([1 / 5])
+    assert sage_utility(margin, informativeness, damping=1 / 8, use_curvature=False).tolist() == pytest.approx([1.0])
+    assert sage_utility(margin, informativeness, damping=1 / 8, use_gradient_signal=False).tolist() == pytest.approx(
+        [4]
+    )
+
+
+def test_utility_is_the_damped_newton_decrement() -> None:
+    # Loss gradient -g v, metric h v v' + lambda I, J = |v|^2: decrement^2 = g^2 v' (h v v' + lambda I)^-1 v
+    generator = torch.Generator().manual_seed(4)
+    for value in (-3.0, -0.2, 0.0, 1.7):
+        margin, v = tensor(value), torch.randn(12, generator=generator, dtype=torch.float64)
+        g, h, damping = gradient_signal(margin), curvature(margin), 0.3
+        metric = h * torch.outer(v, v) + damping * torch.eye(12, dtype=torch.float64)
+        decrement = g**2 * (v @ torch.linalg.solve(metric, v))
+        torch.testing.assert_close(sage_utility(margin, (v @ v)[None], damping=damping), decrement)
+
+
+def test_undamped_utility_is_exp_of_minus_the_margin() -> None:
+    margin = torch.linspace(-30, 30, 61, dtype=torch.float64)
+    informativeness = torch.rand(61, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    torch.testing.assert_close(sage_utility(margin, informativeness, damping=0.0), torch.exp(-margin))
+    tiny = log_sage_utility(margin, informativeness + 0.1, damping=1e-30)
+    torch.testing.assert_close(tiny, -margin, rtol=0, atol=1e-9)  # and so is the limit of small damping
+
+
+@given(
+    st.floats(-15, 15),
+    st.floats(0.01, 20),
+    st.floats(1e-3, 4),
+    st.one_of(st.just(0.0), st.floats(1e-6, 1e3)),
+)
+def test_utility_falls_strictly_in_the_margin(margin: float, step: float, j: float, damping: float) -> None:
+    # d log S / d log g = (g J + 2 lambda) / (h J + lambda) > 0 and g falls in m. The range keeps h above rounding.
+    pair = tensor(margin, margin + step)
+    logs = log_sage_utility(pair, torch.full_like(pair, j), damping=damping)
+    assert logs[0] > logs[1]
+
+
+@given(st.floats(-1e4, 1e4), st.floats(0, 1e3), st.floats(0, 4), st.floats(0, 1e6))
+def test_utility_never_rises_in_the_margin_however_extreme(m: float, step: float, j: float, damping: float) -> None:
+    logs = log_sage_utility(tensor(m, m + step), tensor(j, j), damping=damping)
+    assert not torch.isnan(logs).any()
+    assert logs[0] >= logs[1] - 1e-9
+
+
+@given(st.floats(-15, 15), st.floats(0.01, 4), st.floats(0.01, 4), st.floats(1e-3, 1e3))
+def test_damped_utility_rises_in_informativeness(margin: float, j: float, more: float, damping: float) -> None:
+    # d S / d J = g^2 lambda / (h J + lambda)^2 > 0
+    assume(more > 1e-6)
+    logs = log_sage_utility(tensor(margin, margin), tensor(j, j + more), damping=damping)
+    assert logs[1] > logs[0]
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("use_gradient_signal", [True, False])
+def test_log_utility_is_finite_and_untied_at_extreme_margins(damping: float, use_gradient_signal: bool) -> None:
+    ones = torch.ones_like(EXTREMES)
+    logs = log_sage_utility(EXTREMES, ones, damping=damping, use_gradient_signal=use_gradient_signal)
+    assert torch.isfinite(logs).all()
+    assert torch.isfinite(sage_utility(EXTREMES, ones, damping=damping)).all()
+    if use_gradient_signal:
+        assert (logs[4:].diff() < 0).all()  # S itself would be 0 for both 800 and 1e4: a false tie
+
+
+def test_gradient_of_log_utility_is_finite_at_extremes() -> None:
+    margin = EXTREMES.clone().requires_grad_()
+    log_sage_utility(margin, torch.ones_like(margin), damping=0.1).sum().backward()
+    assert margin.grad is not None and torch.isfinite(margin.grad).all()
+
+
+def test_a_pair_without_informativeness_has_utility_zero() -> None:
+    assert sage_utility(tensor(-5.0), tensor(0.0), damping=0.1).tolist() == [0.0]
+
+
+def test_constants_switch_terms_off() -> None:
+    margin = tensor(-2.0, 0.3, 4.0)
+    g, h = gradient_signal(margin), curvature(margin)
+    torch.testing.assert_close(sage_utility(margin, None, damping=0.5, use_curvature=False), g**2 / 0.5)
+    torch.testing.assert_close(sage_utility(margin, None, damping=0.5, use_gradient_signal=False), 1 / (h + 0.5))
+    torch.testing.assert_close(sage_utility(margin, None, damping=0.0, use_gradient_signal=False), 1 / h)
+
+
+def test_invalid_input_is_rejected() -> None:
+    margin = tensor(0.0, 1.0)
+    with pytest.raises(ValueError, match="damping is -1"):
+        log_sage_utility(margin, None, damping=-1.0)
+    with pytest.raises(ValueError, match=r"damping is 0.*> 0 when curvature is off"):
+        log_sage_utility(margin, None, damping=0.0, use_curvature=False)
+    with pytest.raises(ValueError, match="1 informativeness values are negative"):
+        log_sage_utility(margin, tensor(1.0, -1.0), damping=1.0)
+    with pytest.raises(ValueError, match="expected the same"):
+        log_sage_utility(margin, tensor(1.0), damping=1.0)
+    with pytest.raises(ValueError, match="one value per token"):
+        token_informativeness(margin, tensor(1.0))
+    with pytest.raises(ValueError, match="expected the same for all"):
+        pair_informativeness(margin, margin, margin, tensor(1.0))
+    with pytest.raises(ValueError, match=r"\[\.\.\., T, V\]"):
+        response_informativeness(torch.zeros(3, 4), torch.zeros(2, dtype=torch.long))
