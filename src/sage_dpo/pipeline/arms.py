@@ -1,0 +1,184 @@
+"""Training one arm of a comparison: its configuration, its trainer, its files."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from sage_dpo.config import RunConfig, TrainingSettings
+from sage_dpo.errors import ConfigError
+from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
+from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path
+from sage_dpo.records import PairScore
+from sage_dpo.storage import write_jsonl, write_records
+from sage_dpo.training import SAGEConfig, SAGETrainer
+from sage_dpo.training.candidates import read_candidates
+
+Probe = Callable[[Any], float]
+"""Measures a policy's greedy accuracy on the probe problems."""
+
+
+def train_arm(
+    config: RunConfig,
+    folder: Path,
+    pairs: Dataset,
+    tokenizer: Any,
+    *,
+    source: OnPolicySource | None,
+    probe: Probe | None,
+    probe_at_start: float | None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train one arm, continuing from its last complete checkpoint, and save policy, metrics and scores.
+
+    Args:
+        config: the arm's own configuration (`RunConfig.for_arm`).
+        folder: the arm's folder.
+        pairs: pool version 0, tokenized or in TRL's preference format.
+        tokenizer: the policy's.
+        source: makes the pool of each refresh; `None` for a fixed pool.
+        probe, probe_at_start: accuracy on the probe problems, and that of the untrained policy.
+        progress: show progress bars.
+
+    Returns:
+        Token and pair counts, wall-clock by part, exclusions.
+    """
+    arguments = trainer_arguments(config, folder / "checkpoints", progress=progress)
+    trainer = SAGETrainer(
+        policy_path(config.policy.path),
+        args=arguments,
+        train_dataset=pairs,
+        processing_class=tokenizer,
+        peft_config=lora_config(config.policy.lora),
+        pair_source=source,
+    )
+    clock = _ProbeCallback(trainer, config.training.probe_steps, probe) if probe else None
+    if clock:
+        trainer.add_callback(clock)
+    checkpoint = last_complete_checkpoint(folder / "checkpoints")
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    trainer.save_model(str(folder / "policy"))
+    tokenizer.save_pretrained(folder / "policy")
+    start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
+    write_jsonl(folder / "metrics.jsonl", start + trainer.state.log_history)
+    _write_scores(folder)
+    probe_seconds = clock.seconds if clock else 0.0
+    versions = range(1, trainer.pool.version + 1)
+    refreshes = [read_info(refresh_folder(folder, version)) for version in versions] if source else []
+    refresh_seconds = sum(info.seconds for info in refreshes)
+    return {
+        **trainer.token_counts.as_dict(),
+        "generated_tokens": sum(info.generated_tokens for info in refreshes),
+        "exclusions": trainer.exclusions,
+        "seconds": {
+            "refresh": refresh_seconds,
+            "training": seconds - refresh_seconds - probe_seconds,
+            "probe": probe_seconds,
+        },
+        "keep_count": trainer.keep_count,
+        "refreshes": trainer.pool.version,
+    }
+
+
+def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) -> SAGEConfig:
+    """Return the trainer's arguments for an arm.
+
+    Raises:
+        ConfigError: unknown key in `training.trainer`, or sizes that do not fit together.
+    """
+    training = config.training
+    microbatch, accumulation = _microbatches(training, config.selection.keep_ratio)
+    is_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    arguments: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "seed": config.seed,
+        "max_steps": training.steps,
+        "per_device_train_batch_size": microbatch,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": training.learning_rate,
+        "beta": training.beta,
+        "max_length": training.max_length,
+        "score_token_budget": training.score_token_budget,
+        "bf16": is_bf16,
+        "save_strategy": "steps" if training.save_steps else "no",
+        "save_steps": training.save_steps or 500,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": not progress,
+        "model_init_kwargs": model_arguments(config.policy),
+        **config.selection.model_dump(),
+        **config.pool.model_dump(),
+    }
+    unknown = sorted(set(training.trainer) - set(SAGEConfig.__dataclass_fields__))
+    if unknown:
+        raise ConfigError(
+            f"training.trainer has unknown keys {unknown}; they must be fields of TRL's DPOConfig or transformers' "
+            "TrainingArguments"
+        )
+    taken = sorted(set(training.trainer) & {"output_dir", "seed", "max_steps", "learning_rate", "beta", "max_length"})
+    if taken:
+        raise ConfigError(f"training.trainer sets {taken}, which have a place of their own in the recipe; move them")
+    return SAGEConfig(**{**arguments, **training.trainer})
+
+
+def _microbatches(training: TrainingSettings, keep_ratio: float) -> tuple[int, int]:
+    """Return (pairs per microbatch, microbatches) whose product is the kept count."""
+    kept = max(1, math.floor(training.candidates_per_step * keep_ratio + 0.5))
+    accumulation = next(n for n in range(1, kept + 1) if kept % n == 0 and kept // n <= training.microbatch_size)
+    return kept // accumulation, accumulation
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end; remove those that were not.
+
+    transformers writes `trainer_state.json` last.
+    """
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / "trainer_state.json").is_file() and (path / "trainer_state.json").stat().st_size:
+            complete.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def load_trained(config: RunConfig, folder: Path) -> Any:
+    """Load the policy that `train_arm` saved."""
+    if config.policy.lora is not None:
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(load_model(config.policy), str(folder / "policy"))
+    return load_model(config.policy.model_copy(update={"path": str(folder / "policy"), "revision": None}))
+
+
+def _write_scores(folder: Path) -> None:
+    """Move the candidate log into the refresh folders it belongs to."""
+    scores = read_candidates(folder / "checkpoints" / "candidates")
+    for version in sorted({score.pool_version for score in scores}):
+        rows = [score for score in scores if score.pool_version == version]
+        write_records(refresh_folder(folder, version) / "scores.parquet", rows, PairScore)
+
+
+class _ProbeCallback(TrainerCallback):
+    """Measures probe accuracy between steps, and the time that takes."""
+
+    def __init__(self, trainer: SAGETrainer, every: int, probe: Probe) -> None:
+        self._trainer, self._every, self._probe = trainer, every, probe
+        self.seconds = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._every and (state.global_step % self._every == 0 or state.global_step == state.max_steps):
+            started = time.perf_counter()
+            self._trainer.log_metric("probe/accuracy", self._probe(self._trainer.model))
+            self.seconds += time.perf_counter() - started

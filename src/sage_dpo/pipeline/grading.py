@@ -1,0 +1,80 @@
+"""Grading completions from files: what `sage-dpo verify` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sage_dpo.errors import DataError
+from sage_dpo.problems import load_problems
+from sage_dpo.records import Completion, Problem, Verdict
+from sage_dpo.storage import read_jsonl, read_records
+from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+
+
+def grade(
+    problems_path: Path,
+    completions: str,
+    *,
+    fields: Mapping[str, str],
+    verifier: Mapping[str, Any],
+    progress: bool,
+) -> tuple[list[Verdict], dict[str, int], float]:
+    """Grade completions against the problems' answers.
+
+    Args:
+        problems_path: the problems.
+        completions: a Parquet file of `Completion` records, a JSONL file with `problem_id` and `completion`, or the
+            name of a column of the problems file (`solution`).
+        fields: other column names of the problems file.
+        verifier: settings of the verifier.
+        progress: show a progress bar.
+
+    Returns:
+        Verdicts in order, their counts by kind, and the seconds verification took.
+
+    Raises:
+        DataError: no such file or column, or a completion of an unknown problem.
+    """
+    problems = load_problems(problems_path, fields=fields).problems
+    requests = _requests(problems, completions)
+    with Verifier(**verifier) as graders:
+        started = time.perf_counter()
+        verdicts = graders.verify(requests, progress=progress)
+        seconds = time.perf_counter() - started
+    return verdicts, verdict_counts(verdicts), seconds
+
+
+def _requests(problems: list[Problem], completions: str) -> list[VerificationRequest]:
+    gold = {problem.id: problem.answer for problem in problems}
+    if not Path(completions).is_file():
+        return [VerificationRequest(p.id, 0, _column(p, completions), p.answer) for p in problems]
+    if completions.endswith(".parquet"):
+        rows = [(c.problem_id, c.sample, c.text) for c in read_records(completions, Completion)]
+    else:
+        rows = []
+        for number, row in enumerate(read_jsonl(completions), start=1):
+            if not {"problem_id", "completion"} <= set(row):
+                raise DataError(
+                    f"{completions}, line {number}: has the fields {sorted(row)}, expected problem_id and completion"
+                )
+            rows.append((str(row["problem_id"]), int(row.get("sample", number - 1)), str(row["completion"])))
+    unknown = sorted({problem_id for problem_id, _, _ in rows} - set(gold))
+    if unknown:
+        raise DataError(
+            f"{completions} answers {len(unknown)} problems that are not in the problems file, first {unknown[0]!r}; "
+            "give the problems these completions were sampled for"
+        )
+    return [VerificationRequest(problem_id, sample, text, gold[problem_id]) for problem_id, sample, text in rows]
+
+
+def _column(problem: Problem, name: str) -> str:
+    value = problem.solution if name == "solution" else problem.metadata.get(name)
+    if not isinstance(value, str):
+        raise DataError(
+            f"--completions {name!r} is neither a file nor a text column: problem {problem.id!r} has no such text; "
+            f"its columns are id, problem, answer, solution, {', '.join(problem.metadata) or 'no others'}"
+        )
+    return value

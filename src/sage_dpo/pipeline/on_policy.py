@@ -1,0 +1,176 @@
+"""One refresh: the current policy samples, the verifier grades, correct and wrong answers become pairs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from sage_dpo.config import RunConfig
+from sage_dpo.errors import DataError
+from sage_dpo.pairs.build import build_pairs
+from sage_dpo.pool.source import PoolContents
+from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
+from sage_dpo.rollouts.engine import SamplingParams, build_engine, build_prompts
+from sage_dpo.storage import read_json, read_records, write_json, write_records
+from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+
+
+@dataclass(frozen=True)
+class RefreshInfo:
+    """What a refresh cost and found.
+
+    Attributes:
+        version, step: pool version, and the optimizer step it was made after.
+        seconds: wall-clock of sampling, verification and pairing.
+        generated_tokens: completion tokens sampled.
+        competence: share of verified completions that are correct.
+        verdicts, exclusions: counts by kind and by reason.
+    """
+
+    version: int
+    step: int
+    seconds: float
+    generated_tokens: int
+    competence: float
+    verdicts: dict[str, int]
+    exclusions: dict[str, int]
+
+
+class OnPolicySource:
+    """Makes and stores the pool of each refresh; see `sage_dpo.pool.source.PairSource`.
+
+    Args:
+        config: the arm's configuration.
+        problems: what the policy is asked.
+        tokenizer: the policy's.
+        verifier: grades the completions.
+        folder: `refresh-NNN` folders are written here.
+        initial: folder of `refresh-000`, if it is shared between arms; default `folder`.
+        progress: show progress bars.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        problems: Sequence[Problem],
+        tokenizer: Any,
+        verifier: Verifier,
+        folder: Path,
+        *,
+        progress: bool = True,
+    ) -> None:
+        self._config = config
+        self._problems = list(problems)
+        self._tokenizer = tokenizer
+        self._verifier = verifier
+        self._folder = folder
+        self._progress = progress
+
+    def refresh(self, model: Any, *, version: int, step: int) -> PoolContents:
+        """Sample K completions a problem, verify, pair, store."""
+        started = time.perf_counter()
+        folder = refresh_folder(self._folder, version)
+        completions = self._sample(model, version)
+        write_records(folder / "completions.parquet", completions, Completion)
+        verdicts = verify_completions(self._verifier, self._problems, completions, progress=self._progress)
+        write_records(folder / "verdicts.parquet", verdicts, Verdict)
+        build = build_pairs(
+            self._problems,
+            completions,
+            verdicts,
+            settings=self._config.pairs,  # type: ignore[arg-type]
+            seed=self._config.seed,
+            policy_version=version,
+            max_length=self._config.training.max_length,
+            eos_token_id=self._tokenizer.eos_token_id,
+            reference=self._encode_solution,
+        )
+        write_records(folder / "pairs.parquet", build.pairs, PreferencePair)
+        counts = verdict_counts(verdicts)
+        info = RefreshInfo(
+            version=version,
+            step=step,
+            seconds=time.perf_counter() - started,
+            generated_tokens=sum(len(c.token_ids) for c in completions),
+            competence=counts.get("correct", 0) / max(1, counts.get("correct", 0) + _count_wrong(counts)),
+            verdicts=counts,
+            exclusions=build.counts,
+        )
+        write_json(folder / "info.json", asdict(info))
+        return pool_contents(build.pairs, info)
+
+    def restore(self, *, version: int) -> PoolContents:
+        """Read back what `refresh` stored."""
+        folder = refresh_folder(self._folder, version)
+        return pool_contents(read_records(folder / "pairs.parquet", PreferencePair), read_info(folder))
+
+    def _sample(self, model: Any, version: int) -> list[Completion]:
+        settings = self._config.rollouts
+        prompts = build_prompts(
+            self._problems,
+            self._tokenizer,
+            prompt_template=settings.prompt_template,
+            system_prompt=settings.system_prompt,
+        )
+        engine = build_engine(settings.engine, model=model, tokenizer=self._tokenizer)
+        return engine.sample(
+            prompts,
+            settings=SamplingParams.from_settings(settings),
+            seed=self._config.seed,
+            policy_version=version,
+            progress=self._progress,
+        )
+
+    def _encode_solution(self, problem: Problem) -> tuple[int, ...]:
+        if problem.solution is None:
+            raise DataError(f"problem {problem.id!r} has no reference solution; switch use_reference_solution off")
+        ids = self._tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+        return (*ids, self._tokenizer.eos_token_id)
+
+
+def refresh_folder(folder: Path, version: int) -> Path:
+    return folder / f"refresh-{version:03d}"
+
+
+def read_info(folder: Path) -> RefreshInfo:
+    return RefreshInfo(**read_json(folder / "info.json"))
+
+
+def verify_completions(
+    verifier: Verifier, problems: Sequence[Problem], completions: Sequence[Completion], *, progress: bool
+) -> list[Verdict]:
+    """Grade completions against their problems' answers, in order."""
+    gold = {problem.id: problem.answer for problem in problems}
+    return verifier.verify(
+        [VerificationRequest(c.problem_id, c.sample, c.text, gold[c.problem_id]) for c in completions],
+        progress=progress,
+    )
+
+
+def pool_contents(pairs: Sequence[PreferencePair], info: RefreshInfo) -> PoolContents:
+    """Return the trainer's view of freshly made pairs."""
+    rates = [pair.success_rate for pair in pairs]
+    return PoolContents(
+        pairs=pairs_dataset(pairs),
+        success_rates=None if any(rate is None for rate in rates) else np.array(rates, dtype=np.float64),
+        competence=info.competence,
+        metrics={"refresh/seconds": info.seconds, "refresh/competence": info.competence},
+    )
+
+
+def pairs_dataset(pairs: Sequence[PreferencePair]) -> Dataset:
+    """Return pairs as a tokenized data set, the way `SAGETrainer` takes them without tokenizing again."""
+    column: Callable[[str], list[Any]] = lambda name: [getattr(pair, name) for pair in pairs]  # noqa: E731
+    names = ("id", "problem_id", "success_rate")
+    tokens = {name: [list(ids) for ids in column(name)] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    return Dataset.from_dict({**{name: column(name) for name in names}, **tokens})
+
+
+def _count_wrong(counts: dict[str, int]) -> int:
+    return counts.get("wrong", 0) + counts.get("unparseable", 0)

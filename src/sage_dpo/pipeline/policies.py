@@ -1,0 +1,84 @@
+"""A recipe's policy section -> a model and a tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sage_dpo.config import LoraSettings, PolicySettings
+from sage_dpo.errors import ConfigError
+
+_GYM = "gym:"
+
+
+def policy_path(path: str) -> str:
+    """Resolve `gym:S` to the bundled policy's folder; leave any other path or hub id as it is."""
+    if not path.startswith(_GYM):
+        return path
+    from sage_dpo.gym.policy import bundled_policy_path
+
+    return str(bundled_policy_path(path.removeprefix(_GYM)))
+
+
+def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, with a padding token.
+
+    Raises:
+        ConfigError: nothing usable at the path.
+    """
+    path = policy_path(settings.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(settings, error) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(settings: PolicySettings) -> PreTrainedModel:
+    """Load the policy on the best device at hand.
+
+    Raises:
+        ConfigError: nothing usable at the path.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(policy_path(settings.path), **model_arguments(settings))
+    except (OSError, ValueError) as error:
+        raise _not_loadable(settings, error) from None
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model_arguments(settings: PolicySettings) -> dict[str, Any]:
+    """Return the keyword arguments of `from_pretrained` that the recipe asks for."""
+    arguments: dict[str, Any] = {"dtype": settings.dtype, "revision": settings.revision or "main"}
+    if settings.attn_implementation:
+        arguments["attn_implementation"] = settings.attn_implementation
+    return arguments
+
+
+def lora_config(settings: LoraSettings | None) -> Any:
+    """Return PEFT's configuration, or `None` for full fine-tuning."""
+    if settings is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _not_loadable(settings: PolicySettings, error: Exception) -> ConfigError:
+    where = "folder" if Path(settings.path).exists() else "path"
+    reason = str(error).splitlines()[0]
+    return ConfigError(
+        f"policy {where} {settings.path!r} cannot be loaded: {reason}; give a folder saved with save_pretrained, "
+        "a hub id, or gym:S"
+    )

@@ -1,0 +1,269 @@
+"""The order of the stages, from a recipe to a report.
+
+    problems -> rollouts -> verdicts -> pairs -> (pool -> scores -> selection -> DPO step)* -> evaluation -> report
+
+Every stage is recorded in the run folder's manifest when it is complete; running the same recipe again continues
+where the last run ended. All arms start from the same policy and the same first pool.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from sage_dpo.config import FixedPairs, RunConfig, dump_config
+from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
+from sage_dpo.errors import ConfigError, RunFolderError
+from sage_dpo.evaluation import EvaluationResult, evaluate_policy
+from sage_dpo.pairs.preference_data import load_preference_data, tokenize_preferences
+from sage_dpo.pipeline.arms import load_trained, train_arm, trainer_arguments
+from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info, refresh_folder
+from sage_dpo.pipeline.policies import load_model, load_tokenizer
+from sage_dpo.pipeline.sources import load_problem_source, load_suites
+from sage_dpo.problems.overlap import overlap_report
+from sage_dpo.records import PreferencePair, Problem
+from sage_dpo.report import write_report
+from sage_dpo.storage import RunFolder, read_records, write_json, write_records
+from sage_dpo.verification import Verifier
+
+
+def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = False, progress: bool = True) -> Path:
+    """Run a recipe from start to report, continuing an interrupted run of the same recipe.
+
+    Args:
+        config: validated recipe.
+        output: run folder; default `<output_dir>/<name>`.
+        fresh: delete the folder first.
+        progress: show progress bars.
+
+    Returns:
+        The run folder, with `summary.json` and `report/index.html`.
+
+    Raises:
+        SageError: with the remedy in the message.
+    """
+    if PartialState().num_processes > 1:
+        raise ConfigError(
+            "`sage-dpo run` drives one process; for several, use SAGETrainer in a script under `accelerate launch` "
+            "(see docs/scaling.md)"
+        )
+    for arm in config.arms:  # a wrong key must not surface after an hour of rollouts
+        if config.arms[arm].train:
+            trainer_arguments(config.for_arm(arm), Path("unused"), progress=False)
+    root = Path(output) if output else Path(config.output_dir) / config.name
+    if fresh and root.exists():
+        if not (root / "manifest.json").is_file():
+            raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
+        shutil.rmtree(root)
+    with Verifier(**config.verification.model_dump()) as verifier:
+        return _Run(config, RunFolder(root, dump_config(config)), verifier, progress).execute()
+
+
+class _Run:
+    """One run's state: what is loaded once and handed from stage to stage."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, verifier: Verifier, progress: bool) -> None:
+        self.config, self.folder, self.verifier, self.progress = config, folder, verifier, progress
+        self.tokenizer = load_tokenizer(config.policy)
+        self.suites = load_suites(config.evaluation)
+
+    def execute(self) -> Path:
+        self.folder.stage("problems", self._problems)
+        self.folder.stage("pool-000", self._first_pool)
+        results = {}
+        for name, settings in self.config.arms.items():
+            self._announce(f"arm {name}")
+            if settings.train:
+                self.folder.stage(f"arms/{name}/train", lambda name=name: self._train(name))  # type: ignore[misc]
+            if self.suites:
+                results[name] = self._evaluate(name)
+        write_json(self.folder.path("summary.json"), self._summary(results))
+        write_report(self.folder.root)
+        return self.folder.root
+
+    # -- stages ----------------------------------------------------------------------------------------------------
+
+    def _problems(self) -> dict[str, Any]:
+        info: dict[str, Any] = {}
+        for name, source in (("train", self.config.problems), ("probe", self.config.probe)):
+            if source is None:
+                continue
+            problems, excluded, digest = load_problem_source(source, seed=self.config.seed)
+            write_records(self.folder.path("problems", f"{name}.parquet"), problems, Problem)
+            self.folder.record_data(f"problems/{name}", digest)
+            overlap = [asdict(row) for row in overlap_report(problems, self.suites)]
+            info[name] = {"count": len(problems), "excluded": excluded, "overlap": len(overlap)}
+            if overlap:
+                write_json(self.folder.path("problems", f"{name}-overlap.json"), overlap)
+                self._announce(f"{len(overlap)} {name} problems overlap the evaluation suites, see problems/")
+        return info
+
+    def _first_pool(self) -> dict[str, Any]:
+        self._announce("first pool")
+        folder = refresh_folder(self.folder.path("initial"), 0)
+        info: dict[str, Any] = {"probe_accuracy": None, "generated_tokens": 0}
+        if isinstance(self.config.pairs, FixedPairs):
+            fixed = self.config.pairs
+            data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
+            build = tokenize_preferences(data, self.tokenizer, max_length=self.config.training.max_length)
+            write_records(folder / "pairs.parquet", build.pairs, PreferencePair)
+            info |= {"pairs": len(build.pairs), "exclusions": build.counts}
+        else:
+            model = load_model(self.config.policy)
+            contents = self._source(self.config, self.folder.path("initial")).refresh(model, version=0, step=0)
+            refresh = read_info(folder)
+            info |= {"pairs": len(contents.pairs), "exclusions": refresh.exclusions, "verdicts": refresh.verdicts}
+            info |= {"generated_tokens": refresh.generated_tokens, "competence": refresh.competence}
+        if self.config.training.probe_steps:
+            info["probe_accuracy"] = self._probe(load_model(self.config.policy))
+        return info
+
+    def _train(self, arm: str) -> dict[str, Any]:
+        config = self.config.for_arm(arm)
+        pairs = read_records(refresh_folder(self.folder.path("initial"), 0) / "pairs.parquet", PreferencePair)
+        is_on_policy = not isinstance(config.pairs, FixedPairs) and config.pool.refresh_steps > 0
+        return train_arm(
+            config,
+            self.folder.path("arms", arm),
+            pairs_dataset(pairs),
+            self.tokenizer,
+            source=self._source(config, self.folder.path("arms", arm)) if is_on_policy else None,
+            probe=self._probe if config.training.probe_steps else None,
+            probe_at_start=self.folder.info("pool-000")["probe_accuracy"],
+            progress=self.progress,
+        )
+
+    def _evaluate(self, arm: str) -> EvaluationResult:
+        settings = self.config.evaluation
+        assert settings is not None
+        is_trained = self.config.arms[arm].train
+        folder = self.folder.path("arms", arm)
+        return evaluate_policy(
+            lambda: load_trained(self.config, folder) if is_trained else load_model(self.config.policy),
+            self.tokenizer,
+            self.suites,
+            folder=folder / "evaluation",
+            verifier=self.verifier,
+            rollouts=self.config.rollouts,
+            max_new_tokens=settings.max_new_tokens,
+            seed=self.config.seed,
+            progress=self.progress,
+        )
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _source(self, config: RunConfig, folder: Path) -> OnPolicySource:
+        problems = self._load_problems("train")
+        return OnPolicySource(config, problems, self.tokenizer, self.verifier, folder, progress=self.progress)
+
+    def _load_problems(self, name: str) -> list[Problem]:
+        return read_records(self.folder.path("problems", f"{name}.parquet"), Problem)
+
+    def _probe(self, model: Any) -> float:
+        """Return greedy accuracy on the probe problems."""
+        result = evaluate_policy(
+            lambda: model,
+            self.tokenizer,
+            {"probe": self._load_problems("probe")},
+            folder=None,
+            verifier=self.verifier,
+            rollouts=self.config.rollouts,
+            max_new_tokens=self.config.rollouts.max_new_tokens,
+            seed=self.config.seed,
+            progress=False,
+        )
+        return result.average
+
+    def _announce(self, text: str) -> None:
+        if self.progress:
+            print(f"== {text}", flush=True)
+
+    def _summary(self, results: Mapping[str, EvaluationResult]) -> dict[str, Any]:
+        arms, intervals = {}, {}
+        for arm, settings in self.config.arms.items():
+            arms[arm] = self._arm_summary(arm, settings.train, results.get(arm))
+            if arm in results:
+                intervals[arm] = self._intervals(results[arm])
+        return {
+            "name": self.config.name,
+            "seed": self.config.seed,
+            "arms": arms,
+            "intervals": intervals,
+            "comparisons": self._comparisons(results),
+        }
+
+    def _arm_summary(self, arm: str, is_trained: bool, result: EvaluationResult | None) -> dict[str, Any]:
+        config = self.config.for_arm(arm)
+        trained = self.folder.info(f"arms/{arm}/train") if is_trained else {}
+        pool = self.folder.info("pool-000")
+        seconds = {**trained.get("seconds", {})}
+        if is_trained:
+            seconds["first pool"] = self.folder.seconds("pool-000")
+        if result:
+            seconds["evaluation"] = result.seconds
+        return {
+            "average": result.average if result else None,
+            "suites": {name: suite.accuracy for name, suite in result.suites.items()} if result else {},
+            "train_tokens": trained.get("trained", 0),
+            "scored_tokens": trained.get("scored", 0),
+            "reference_tokens": trained.get("reference", 0),
+            "generated_tokens": trained.get("generated_tokens", 0) + (pool["generated_tokens"] if is_trained else 0),
+            # What making the policy costs: first pool, refreshes, scoring, training; not measuring it.
+            "wall_s": sum(seconds.get(part, 0.0) for part in ("first pool", "refresh", "training")),
+            "wall_breakdown": seconds,
+            "learning_rate": config.training.learning_rate if is_trained else None,
+            "steps": config.training.steps if is_trained else 0,
+            "candidate_pairs": trained.get("candidate_pairs", 0),
+            "kept_pairs": trained.get("trained_pairs", 0),
+            "refreshes": trained.get("refreshes", 0),
+            "exclusions": trained.get("exclusions", {}),
+        }
+
+    def _intervals(self, result: EvaluationResult) -> dict[str, Any]:
+        values, groups = _by_problem(result)
+        average = bootstrap_interval(values, seed=0, groups=groups, resamples=self._resamples)
+        suites = {
+            name: bootstrap_interval(suite.per_problem, seed=0, resamples=self._resamples)
+            for name, suite in result.suites.items()
+        }
+        return {
+            "average": [average.low, average.high],
+            "suites": {name: [interval.low, interval.high] for name, interval in suites.items()},
+        }
+
+    def _comparisons(self, results: Mapping[str, EvaluationResult]) -> dict[str, Any]:
+        """Compare the `sage` arm (else the last one) with every other, paired by problem."""
+        if len(results) < 2:
+            return {}
+        subject = "sage" if "sage" in results else list(results)[-1]
+        treatment, groups = _by_problem(results[subject])
+        comparisons = {}
+        for other in results:
+            if other != subject:
+                baseline, _ = _by_problem(results[other])
+                interval = paired_difference_interval(
+                    treatment, baseline, seed=0, groups=groups, resamples=self._resamples
+                )
+                comparisons[f"{subject}_minus_{other}"] = {
+                    "mean": interval.mean,
+                    "low": interval.low,
+                    "high": interval.high,
+                }
+        return comparisons
+
+    @property
+    def _resamples(self) -> int:
+        return self.config.evaluation.bootstrap_resamples if self.config.evaluation else 2000
+
+
+def _by_problem(result: EvaluationResult) -> tuple[np.ndarray, Sequence[str]]:
+    """Return each problem's avg@k over all suites, and the suite it belongs to."""
+    values = np.concatenate([np.asarray(suite.per_problem, dtype=np.float64) for suite in result.suites.values()])
+    groups = [name for name, suite in result.suites.items() for _ in suite.per_problem]
+    return values, groups
