@@ -1,0 +1,210 @@
+"""Plots of outcomes: accuracy by suite, accuracy against cost, curves over training. One function per plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from sage_dpo.report.figure import DROPPED, INK, KEPT, Key, Panel, Plot, marker, new_axes, thin_line, to_panel
+from sage_dpo.report.run import ArmRun
+from sage_dpo.report.summary import Interval, Summary, percent, percent_interval
+
+ROWS_PER_PANEL = 5
+
+
+def accuracy_plot(summary: Summary, keys: dict[str, Key]) -> Plot | None:
+    """Accuracy of every arm by suite as points with 95 % intervals; the average first."""
+    rows = [("average", {name: (arm.average, arm.average_interval) for name, arm in summary.arms.items()})]
+    for suite in summary.suites:
+        values = {n: (arm.suites.get(suite), arm.suite_intervals.get(suite)) for n, arm in summary.arms.items()}
+        rows.append((suite, values))
+    rows = [row for row in rows if any(value is not None for value, _ in row[1].values())]
+    if not rows:
+        return None
+    values = [100 * edge for _, arms in rows for value, interval in arms.values() for edge in (value, *(interval or ())) if edge is not None]
+    margin = max(2.0, 0.04 * (max(values) - min(values)))
+    limits = max(min(values) - margin, -1.0), min(max(values) + margin, 101.0)
+    panels = [
+        _accuracy_panel(rows[first : first + ROWS_PER_PANEL], limits, keys, salt=f"accuracy{first}")
+        for first in range(0, len(rows), ROWS_PER_PANEL)
+    ]
+    reading = (
+        "Each point is the share of a suite's problems answered correctly, in percent; the line through it is the 95 % "
+        "bootstrap interval over problems. Further right is better. The average is the mean of the suites. Overlapping "
+        "intervals do not by themselves show that two arms are equal: the table of differences compares them problem by "
+        "problem, which is sharper."
+    )
+    return Plot("Accuracy by suite", reading, panels, list(keys.values()))
+
+
+_Row = tuple[str, dict[str, tuple[float | None, Interval | None]]]
+
+
+def _accuracy_panel(rows: Sequence[_Row], limits: tuple[float, float], keys: dict[str, Key], *, salt: str) -> Panel:
+    arms = list(keys)
+    spacing = min(0.16, 0.75 / max(len(arms), 1))
+    figure, axes = new_axes(height=0.75 + len(rows) * max(0.5, 0.13 * len(arms)))
+    for row, (_, values) in enumerate(rows):
+        for place, arm in enumerate(arms):
+            value, interval = values.get(arm, (None, None))
+            if value is None:
+                continue
+            y, key = row + (place - (len(arms) - 1) / 2) * spacing, keys[arm]
+            if interval:
+                axes.plot([100 * interval[0], 100 * interval[1]], [y, y], color=key.colour, linewidth=1.2, alpha=0.75)
+            axes.plot([100 * value], [y], marker=marker(key), color=key.colour, markersize=5)
+    axes.set(yticks=range(len(rows)), yticklabels=[name for name, _ in rows], xlim=limits, xlabel="accuracy, %")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    for edge in range(1, len(rows)):
+        axes.axhline(edge - 0.5, color=INK, linewidth=0.4, alpha=0.25)
+    spoken = (
+        f"{name}: " + ", ".join(f"{arm} {percent(v)} ({percent_interval(i)})" for arm, (v, i) in values.items())
+        for name, values in rows
+    )
+    return to_panel(figure, salt=salt, alt="Accuracy in percent with 95 % intervals. " + "; ".join(spoken) + ".")
+
+
+_COST_AXES = (
+    ("train_tokens", "tokens trained"),
+    ("scored_tokens", "tokens scored"),
+    ("wall_s", "wall-clock, minutes"),
+)
+
+
+def cost_plot(summary: Summary, keys: dict[str, Key]) -> Plot | None:
+    """Average accuracy against what it cost: tokens trained, tokens scored, wall-clock."""
+    panels = []
+    for cost, label in _COST_AXES:
+        points = {
+            name: (arm.costs[cost] / (60.0 if cost == "wall_s" else 1.0), arm.average, arm.average_interval)
+            for name, arm in summary.arms.items()
+            if arm.average is not None and cost in arm.costs
+        }
+        if len({x for x, _, _ in points.values()}) < 2:
+            continue
+        figure, axes = new_axes()
+        for name, (x, average, interval) in points.items():
+            assert average is not None
+            if interval:
+                axes.plot([x, x], [100 * interval[0], 100 * interval[1]], color=keys[name].colour, linewidth=1.2, alpha=0.75)
+            axes.plot([x], [100 * average], marker=marker(keys[name]), color=keys[name].colour, markersize=7)
+        axes.set(xlabel=label, ylabel="average accuracy, %", title=f"Accuracy and {label.split(',')[0]}")
+        right = max(x for x, _, _ in points.values())
+        axes.set_xlim(-0.05 * right, 1.06 * right)
+        _plain_ticks(axes)
+        spoken = ", ".join(f"{name} {percent(a)} at {x:,.6g}" for name, (x, a, _) in points.items())
+        panels.append(to_panel(figure, salt=f"cost-{cost}", alt=f"Average accuracy in percent against {label}: {spoken}."))
+    if not panels:
+        return None
+    reading = (
+        "Each point is one arm at the end of training: the average accuracy (with its 95 % interval) against what the arm "
+        "cost. Further up is better, further left is cheaper. Tokens trained are those of pairs that received a gradient; "
+        "scoring is a forward pass only, so a scored token costs about a third of a trained one. Wall-clock depends on the "
+        "machine and on what else ran there."
+    )
+    return Plot("Accuracy against cost", reading, panels, list(keys.values()))
+
+
+_CURVES: tuple[tuple[str, str, str, float], ...] = (
+    ("probe/accuracy", "Greedy accuracy on the probe problems", "%", 100.0),
+    ("loss", "DPO loss of the trained pairs", "nats", 1.0),
+    ("rewards/margins", "Reward margin of the trained pairs", "scaled nats", 1.0),
+    ("rewards/accuracies", "Trained pairs with positive reward margin", "%", 100.0),
+    ("sage/tokens_trained", "Tokens trained", "tokens, as logged", 1.0),
+    ("sage/tokens_scored", "Tokens scored", "tokens, as logged", 1.0),
+)
+
+
+def curves_plot(arms: Iterable[ArmRun], keys: dict[str, Key]) -> Plot | None:
+    """Logged quantities by optimizer step, one line an arm."""
+    trained = [arm for arm in arms if arm.metrics]
+    panels = []
+    for metric, label, unit, scale in _CURVES:
+        panel = _curve_panel(trained, metric, label, unit, scale, keys)
+        panels += [panel] if panel else []
+    if not panels:
+        return None
+    reading = (
+        "One line per arm over optimizer steps. The probe problems are held out from training and from the suites, so the "
+        "first panel is the one that shows learning. Loss and reward margin are those of the pairs each arm trained on: an "
+        "arm that chooses pairs the policy gets wrong has a higher loss by choice, so these lines do not rank arms."
+    )
+    return Plot("Curves over training", reading, panels, [keys[arm.name] for arm in trained])
+
+
+def _curve_panel(
+    arms: Sequence[ArmRun], metric: str, label: str, unit: str, scale: float, keys: dict[str, Key]
+) -> Panel | None:
+    lines = {arm.name: arm.series(metric) for arm in arms}
+    lines = {name: line for name, line in lines.items() if line[0].size}
+    if not lines:
+        return None
+    figure, axes = new_axes()
+    for name, (steps, values) in lines.items():
+        x, y = thin_line(steps, scale * values)
+        every = max(1, x.size // 6)
+        axes.plot(x, y, color=keys[name].colour, marker=marker(keys[name]), markersize=4, markevery=every)
+    axes.set(xlabel="optimizer step", ylabel=unit, title=label)
+    if unit.startswith("tokens"):
+        axes.set_ylim(bottom=0.0)
+    _plain_ticks(axes)
+    ends = ", ".join(f"{name} from {scale * v[0]:.4g} to {scale * v[-1]:.4g}" for name, (_, v) in lines.items())
+    return to_panel(figure, salt=f"curve-{metric}", alt=f"{label} by optimizer step, {unit}: {ends}.")
+
+
+_SELECTION_CURVES = (
+    ("margin", "margin m", "scaled nats"),
+    ("gradient_signal", "gradient signal g", "σ(−m)"),
+    ("curvature", "curvature h", "σ(m) σ(−m)"),
+    ("informativeness", "informativeness J", "squared norm"),
+    ("utility", "utility S", ""),
+)
+
+
+def selection_curves_plot(arm: ArmRun) -> Plot | None:
+    """Means of the kept and of the dropped candidates by optimizer step, for one arm."""
+    panels = []
+    for metric, label, unit in _SELECTION_CURVES:
+        kept, dropped = arm.series(f"sage/{metric}_kept"), arm.series(f"sage/{metric}_dropped")
+        if not _varies(np.concatenate([kept[1], dropped[1]])):
+            continue  # absent, or switched off: constant 1
+        figure, axes = new_axes()
+        for (steps, values), colour, dashes in ((kept, KEPT, "-"), (dropped, DROPPED, "--")):
+            axes.plot(*thin_line(steps, values), color=colour, linestyle=dashes)
+        axes.set(xlabel="optimizer step", ylabel=unit, title=f"Mean {label}")
+        _plain_ticks(axes)
+        means = [f"{values.mean():.4g}" if values.size else "not recorded" for _, values in (kept, dropped)]
+        alt = f"Mean {label} by step for arm {arm.name}; over the run kept {means[0]}, dropped {means[1]}."
+        panels.append(to_panel(figure, salt=f"selection-{arm.name}-{metric}", alt=alt))
+    if not panels:
+        return None
+    reading = (
+        "Means over the candidate pairs of each step: solid line kept, dashed line dropped. The gap between the two is what "
+        "the selector does; its trend is how the pool changes as the policy learns and the pool is refreshed."
+    )
+    return Plot(f"Kept and dropped candidates by step: {arm.name}", reading, panels, [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")])
+
+
+def _varies(values: NDArray[np.float64]) -> bool:
+    return values.size > 0 and bool(np.ptp(values) > 1e-9)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Few ticks, and thousands as k or M instead of an offset."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(_short_number)
+
+
+def _short_number(value: float, _position: int | None = None) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g} {suffix}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−") if abs(value) > 1e-12 else "0"
+

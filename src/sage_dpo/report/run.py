@@ -1,0 +1,233 @@
+"""A run folder, read for reporting: only the columns a report needs, and a note for everything that is not there.
+
+A report is often wanted of a run that was interrupted, so nothing here fails because a file is absent or damaged:
+the fact goes to `RunData.missing` and the page prints it. Token ids are never read (they are most of the bytes).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sage_dpo.config import RunConfig, load_config
+from sage_dpo.errors import ConfigError, DataError
+from sage_dpo.records import FinishReason, VerdictKind
+from sage_dpo.report.summary import Summary
+from sage_dpo.storage import read_json
+
+Columns = dict[str, NDArray[Any]]
+_SCORE_COLUMNS = (
+    "step", "pair_id", "problem_id", "stratum", "margin", "gradient_signal", "curvature", "informativeness",
+    "utility", "is_kept",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """One refresh of one arm's pool.
+
+    Attributes:
+        version: refresh number, 0 is the pool of the untrained policy.
+        path: its folder.
+        scores: columns of `records.PairScore`, or `None` if the arm scored nothing.
+        success_rates: correct / sampled completions of each problem asked, all problems, or `None` without verdicts.
+        pair_success_rates: success rate of each pair's problem, NaN where unknown; `None` without a pairs file.
+        counts: what became of problems and completions, for the table of exclusions.
+    """
+
+    version: int
+    path: Path
+    scores: Columns | None
+    success_rates: NDArray[np.float64] | None
+    pair_success_rates: NDArray[np.float64] | None
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm's files: settings, logged metrics by step, refreshes in order."""
+
+    name: str
+    config: RunConfig | None
+    is_trained: bool
+    metrics: list[dict[str, Any]]
+    refreshes: list[Refresh]
+
+    @property
+    def selector(self) -> str:
+        return self.config.selection.selector if self.config else "unknown"
+
+    @property
+    def scored(self) -> list[Refresh]:
+        return [refresh for refresh in self.refreshes if refresh.scores is not None]
+
+    def series(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (steps, values) of a metric where both were logged and finite."""
+        rows = [(row["step"], row[key]) for row in self.metrics if _is_number(row.get(key)) and _is_number(row.get("step"))]
+        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
+        table = table[np.isfinite(table).all(axis=1)]
+        return table[:, 0], table[:, 1]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything a report is made of; `missing` says in words what was looked for and not found."""
+
+    root: Path
+    name: str
+    seed: int | None
+    config: RunConfig | None
+    config_text: str
+    manifest: dict[str, Any]
+    summary: Summary | None
+    arms: dict[str, ArmRun]
+    missing: list[str] = field(default_factory=list)
+
+
+def read_run(root: str | Path) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        DataError: `root` is not a folder, or holds neither a manifest, nor a summary, nor any arm.
+    """
+    root = Path(root)
+    if not any((root / name).exists() for name in ("manifest.json", "summary.json", "arms")):
+        raise DataError(f"{root} is not a run folder: no manifest.json, summary.json or arms/; give runs/<name>")
+    missing: list[str] = []
+    config, config_text = _read_config(root / "config.yaml", missing)
+    manifest = _read_optional(root / "manifest.json", missing, "versions and stage times are unknown")
+    values = _read_optional(root / "summary.json", missing, "no accuracies yet: the run was interrupted or is going on")
+    summary = Summary.from_dict(values) if values else None
+    folders = [path.name for path in sorted((root / "arms").glob("*")) if path.is_dir()]
+    names = dict.fromkeys([*(summary.arms if summary else ()), *(config.arms if config else ()), *folders])
+    name = summary.name if summary else config.name if config else root.name
+    seed = summary.seed if summary and summary.seed is not None else config.seed if config else None
+    arms = {arm: _read_arm(root / "arms" / arm, config, summary, missing) for arm in names}
+    return RunData(root, name, seed, config, config_text, manifest, summary, arms, missing)
+
+
+def _read_config(path: Path, missing: list[str]) -> tuple[RunConfig | None, str]:
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return load_config(path), text
+    except ConfigError as error:
+        missing.append(f"The configuration cannot be read, package defaults stand in for stratum bounds and utility: {error}")
+        return None, text
+
+
+def _read_optional(path: Path, missing: list[str], consequence: str) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except DataError as error:
+        reason = "is not there" if not path.exists() else f"is damaged ({error})"
+        missing.append(f"{path.name} {reason}; {consequence}.")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_arm(path: Path, config: RunConfig | None, summary: Summary | None, missing: list[str]) -> ArmRun:
+    name = path.name
+    known = config is not None and name in config.arms
+    arm_config = config.for_arm(name) if config is not None and known else config
+    is_trained = config.arms[name].train if config is not None and known else name != "vanilla"
+    if summary is not None and name not in summary.arms:
+        missing.append(f"Arm {name} has no result in summary.json.")
+    refreshes = [
+        _read_refresh(folder, int(suffix), missing)
+        for folder in sorted(path.glob("refresh-*"))
+        if (suffix := folder.name.removeprefix("refresh-")).isdigit()
+    ]
+    arm = ArmRun(name, arm_config, is_trained, _read_metrics(path / "metrics.jsonl", name, missing), refreshes)
+    if is_trained and not arm.metrics:
+        missing.append(f"Arm {name} has no metrics.jsonl: no learning curves for it.")
+    if is_trained and arm.selector not in ("all", "random") and not arm.scored:
+        missing.append(f"Arm {name} has no scores: its selection cannot be shown.")
+    return arm
+
+
+def _read_metrics(path: Path, arm: str, missing: list[str]) -> list[dict[str, Any]]:
+    """Read metric lines; a line cut off by an interruption is counted, not fatal."""
+    if not path.is_file():
+        return []
+    rows, bad = [], 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            rows.append(row) if isinstance(row, dict) else None
+            bad += not isinstance(row, dict)
+        except json.JSONDecodeError:
+            bad += bool(line.strip())
+    if bad:
+        missing.append(f"Arm {arm}: {bad} of {bad + len(rows)} lines of metrics.jsonl are unreadable and left out.")
+    return rows
+
+
+def _read_refresh(path: Path, version: int, missing: list[str]) -> Refresh:
+    counts: Counter[str] = Counter()
+    completions = read_columns(path / "completions.parquet", ("finish_reason",), missing)
+    if completions is not None:
+        counts["completions"] = len(completions["finish_reason"])
+        counts["truncated"] = int((completions["finish_reason"] == FinishReason.LENGTH).sum())
+    verdicts = read_columns(path / "verdicts.parquet", ("problem_id", "kind"), missing)
+    rates = None
+    if verdicts is not None:
+        counts.update({str(kind): int((verdicts["kind"] == kind).sum()) for kind in VerdictKind})
+        rates = _success_rates(verdicts)
+        counts["problems"] = rates.size
+        counts["never solved"] = int((rates == 0).sum())
+        counts["always solved"] = int((rates == 1).sum())
+    pairs = read_columns(path / "pairs.parquet", ("success_rate",), missing)
+    pair_rates = None
+    if pairs is not None:
+        pair_rates = pairs["success_rate"].astype(np.float64)
+        counts["pairs"] = pair_rates.size
+    scores = read_columns(path / "scores.parquet", _SCORE_COLUMNS, missing)
+    if scores is not None:
+        scores, dropped = _finite_scores(scores)
+        if dropped:
+            counts["unscored candidates"] = dropped
+    return Refresh(version, path, scores, rates, pair_rates, dict(counts))
+
+
+def _success_rates(verdicts: Columns) -> NDArray[np.float64]:
+    """Return correct / sampled of each problem; completions that are not `correct` count as sampled."""
+    _, problem = np.unique(verdicts["problem_id"].astype(str), return_inverse=True)
+    correct = (verdicts["kind"] == VerdictKind.CORRECT).astype(np.float64)
+    rates: NDArray[np.float64] = np.bincount(problem, weights=correct) / np.bincount(problem) if problem.size else correct
+    return rates
+
+
+def _finite_scores(scores: Columns) -> tuple[Columns | None, int]:
+    """Drop rows whose margin or utility is not finite (an arm that only draws records no scores); count them."""
+    finite = np.isfinite(scores["margin"].astype(np.float64)) & np.isfinite(scores["utility"].astype(np.float64))
+    dropped = int((~finite).sum())
+    return ({name: column[finite] for name, column in scores.items()} if finite.any() else None), dropped
+
+
+def read_columns(path: Path, names: Sequence[str], missing: list[str]) -> Columns | None:
+    """Read some columns of a Parquet file as NumPy arrays; absent file -> `None`, damaged file -> `None` and a note."""
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path, columns=list(names))
+    except (pa.ArrowException, OSError) as error:
+        missing.append(f"{'/'.join(path.parts[-3:])} cannot be read ({str(error).splitlines()[0]}).")
+        return None
+    absent = sorted(set(names) - set(table.column_names))
+    if absent:
+        missing.append(f"{'/'.join(path.parts[-3:])} lacks the columns {', '.join(absent)} and is left out.")
+        return None
+    return {name: table.column(name).to_numpy() for name in names}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
