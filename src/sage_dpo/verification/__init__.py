@@ -1,0 +1,12 @@
+"""Completion and gold answer in, `Verdict` out. Untrusted text is judged in killable child processes.
+
+from sage_dpo.verification import Verifier, VerificationRequest
+
+with Verifier() as verifier:
+    verdicts = verifier.verify([VerificationRequest("p1", 0, completion_text, gold_answer)])
+"""
+
+from sage_dpo.verification.extraction import Extraction, extract_answer
+from sage_dpo.verification.pool import VerificationRequest, Verifier, verdict_counts
+
+__all__ = ["Extraction", "VerificationRequest", "Verifier", "extract_answer", "verdict_counts"]

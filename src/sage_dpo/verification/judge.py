@@ -1,0 +1,94 @@
+"""One answer against one gold with math-verify. Runs in the worker only: it may hang, eat memory or kill the process.
+
+Importing this module imports sympy and math-verify (about one second); the parent process never does.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import Basic
+
+from sage_dpo.records import VerdictKind
+from sage_dpo.verification.answers import compare_answers, prepare_pair
+
+logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+
+# units=False: math-verify's own list drops any trailing `m`, `t`, `c`, so that 6 would be accepted for the formula 6m.
+_LATEX = LatexExtractionConfig(
+    normalization_config=NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
+)
+_BOXED_ONLY = (_LATEX,)
+_ANYTHING = (_LATEX, ExprExtractionConfig())
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict without its address: kind, extracted answer, and for `error` or an uncomparable gold the reason."""
+
+    kind: VerdictKind
+    extracted: str | None = None
+    detail: str = ""
+
+
+def judge(gold: str, prediction: str) -> Judgement:
+    """Compare an extracted answer with the gold.
+
+    A gold that math-verify cannot read (prose, `t(0,4]`) proves nothing about an answer spelled otherwise: unparseable.
+    """
+    gold_text, prediction_text, has_conflict = prepare_pair(gold, prediction)
+    if has_conflict:
+        return Judgement(VerdictKind.WRONG, prediction)
+    expected = _parse(f"\\boxed{{{gold_text}}}")
+    if not any(isinstance(value, Basic) for value in expected):
+        return Judgement(VerdictKind.UNPARSEABLE, prediction, "math-verify cannot read the gold answer")
+    given = _parse(f"\\boxed{{{prediction_text}}}")
+    return Judgement(VerdictKind.CORRECT if _any_equal(expected, given) else VerdictKind.WRONG, prediction)
+
+
+def judge_unmarked(gold: str, tail: str) -> Judgement:
+    """Look for the last formula or number in the tail of a completion that marks no answer, then compare it."""
+    found = [value for value in _parse(tail, _ANYTHING) if isinstance(value, str)]
+    if not found:
+        return Judgement(VerdictKind.UNPARSEABLE)
+    is_correct = compare_answers(gold, found[0])
+    if is_correct is None:
+        return judge(gold, found[0])
+    return Judgement(VerdictKind.CORRECT if is_correct else VerdictKind.WRONG, found[0])
+
+
+def _parse(text: str, config: tuple[Any, ...] = _BOXED_ONLY) -> list[Any]:
+    """math-verify's parse: [expression, its text]. The deadline is the worker's own alarm, hence none here."""
+    return list(parse(text, extraction_config=config, parsing_timeout=None, raise_on_error=True))
+
+
+def _any_equal(expected: list[Any], given: list[Any]) -> bool:
+    """Whether any reading of the answer equals any reading of the gold; an error in one comparison is raised last."""
+    failure: Exception | None = None
+    for gold in expected:
+        for value in given:
+            try:
+                if verify(
+                    [gold], [value], allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
+                ) and _same_scale(gold, value):
+                    return True
+            except Exception as error:  # sympy raises nearly anything; another reading may still settle it
+                failure = error
+    if failure is not None:
+        raise failure
+    return False
+
+
+def _same_scale(gold: Any, value: Any) -> bool:
+    """Reject equality by underflow: math-verify treats differences below 1e-15 as zero, so 2e-24 pi equals 3e-24 pi."""
+    if not (getattr(gold, "is_number", False) and getattr(value, "is_number", False)):
+        return True
+    x, y = abs(complex(gold.evalf(15))), abs(complex(value.evalf(15)))
+    return max(x, y) >= 1e-6 or abs(x - y) <= 1e-6 * max(x, y)
