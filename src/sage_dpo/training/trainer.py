@@ -126,6 +126,15 @@ class SAGETrainer(DPOTrainer):
             raise RuntimeError("the candidate pool is built when training starts; call train() first")
         return self._pool
 
+    @property
+    def exclusions(self) -> dict[str, dict[str, int]]:
+        """Pairs excluded from each data set, by reason."""
+        return self._excluded
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Add a number to what is logged next; several between two logs are averaged."""
+        self._metrics["train"][name].append(value)
+
     # -- TRL seams: data -------------------------------------------------------------------------------------------
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -173,8 +182,9 @@ class SAGETrainer(DPOTrainer):
         selection = self.selector.select(
             scores, count=len(draw.indices), keep=self.keep_count, strata=draw.strata, rng=rng
         )
+        microbatches = self._microbatches(columns, selection.kept, num_batches)
         self._log_selection(columns, draw.indices, draw.strata, selection)
-        return self._microbatches(columns, selection.kept, num_batches), None
+        return microbatches, None
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""

@@ -1,0 +1,306 @@
+"""`SAGETrainer` against TRL's `DPOTrainer` and against itself interrupted."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import DPOConfig, DPOTrainer
+
+from sage_dpo import SAGEConfig, SAGETrainer
+from sage_dpo.core.margins import dpo_loss, implicit_margin
+from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
+from sage_dpo.pool.source import PoolContents
+from sage_dpo.records import PairScore
+from sage_dpo.scoring import as_completions, score_completions
+from sage_dpo.training.candidates import read_candidates
+from tests.conftest import make_tiny_model, make_tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("policy")
+    make_tiny_model().save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def words(rng: random.Random, low: int = 3, high: int = 15) -> str:
+    return " ".join(str(rng.randrange(30)) for _ in range(rng.randint(low, high)))
+
+
+def make_preferences(count: int = 40, seed: int = 0, **extra) -> Dataset:
+    rng = random.Random(seed)
+    message = lambda role: [{"role": role, "content": words(rng)}]  # noqa: E731
+    rows = [{"prompt": message("user"), "chosen": message("assistant"), "rejected": message("assistant")} | extra
+            for _ in range(count)]
+    return Dataset.from_list(rows)
+
+
+def make_arguments(folder: Path, **changes) -> SAGEConfig:
+    values = {
+        "output_dir": str(folder),
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "report_to": [],
+        "logging_steps": 1,
+        "save_steps": 3,
+        "disable_tqdm": True,
+    }
+    return SAGEConfig(**{**values, **changes})
+
+
+def make_trainer(policy: str, folder: Path, data: Dataset | None = None, *, lora=False, source=None, **changes):
+    return SAGETrainer(
+        policy,
+        args=make_arguments(folder, **changes),
+        train_dataset=make_preferences() if data is None else data,
+        processing_class=make_tiny_tokenizer(),
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
+        pair_source=source,
+    )
+
+
+def losses(trainer) -> list[tuple[float, float]]:
+    return [(row["loss"], row["grad_norm"]) for row in trainer.state.log_history if "loss" in row]
+
+
+def assert_equal_weights(first, second) -> None:
+    for (name, mine), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+class NewPairs:
+    """Makes a new, smaller data set at each refresh; what a test can predict."""
+
+    def refresh(self, model, *, version, step):
+        return self.restore(version=version)
+
+    def restore(self, *, version):
+        rng = random.Random(version)
+        ids = lambda: [rng.randrange(5, 35) for _ in range(rng.randint(3, 9))]  # noqa: E731
+        rows = [{"prompt_ids": ids(), "chosen_ids": [*ids(), 4], "rejected_ids": [*ids(), 4]} for _ in range(30)]
+        return PoolContents(Dataset.from_list(rows), np.linspace(0.1, 0.9, 30), competence=0.5)
+
+
+VARIANTS = {
+    "sage": {},
+    "refreshed": {"refresh_steps": 2},
+    "on_policy": {"refresh_steps": 2, "source": True},
+    "implicit": {"margin": "implicit", "selector": "lowest_margin"},
+    "precomputed": {"precompute_ref_log_probs": True},
+    "random": {"selector": "random", "stratified": False},
+    "all": {"selector": "all", "keep_ratio": 1.0, "stratified": False},
+    "lora": {"lora": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(variant, policy_folder, tmp_path):
+    changes = dict(VARIANTS[variant])
+    source = NewPairs() if changes.pop("source", False) else None
+    whole = make_trainer(policy_folder, tmp_path / "run", source=source, **changes)
+    whole.train()
+    expected = read_candidates(tmp_path / "run" / "candidates")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    resumed = make_trainer(policy_folder, tmp_path / "run", source=source, **changes)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert losses(whole) == losses(resumed)
+    assert_equal_weights(whole.model, resumed.model)
+    assert whole.token_counts == resumed.token_counts
+    assert whole.pool.state_dict() == resumed.pool.state_dict()
+    assert read_candidates(tmp_path / "run" / "candidates") == expected
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(policy_folder, tmp_path):
+    runs = [make_trainer(policy_folder, tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2))]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1]) != losses(runs[2])
+    assert_equal_weights(runs[0].model, runs[1].model)
+
+
+def test_selecting_everything_is_trl_dpo(policy_folder, tmp_path):
+    """With one batch that holds the whole data set, selector `all` must give TRL's own loss and weights."""
+    data = make_preferences(8)
+    ours = make_trainer(
+        policy_folder, tmp_path / "a", data, selector="all", keep_ratio=1.0, stratified=False, max_steps=3,
+        per_device_train_batch_size=8, gradient_accumulation_steps=1,
+    )  # fmt: skip
+    ours.train()
+    arguments = DPOConfig(
+        str(tmp_path / "b"), max_steps=3, per_device_train_batch_size=8, learning_rate=1e-3, bf16=False, use_cpu=True,
+        gradient_checkpointing=False, report_to=[], logging_steps=1, disable_tqdm=True,
+    )  # fmt: skip
+    theirs = DPOTrainer(policy_folder, args=arguments, train_dataset=data, processing_class=make_tiny_tokenizer())
+    theirs.train()
+    np.testing.assert_allclose(losses(ours), losses(theirs), rtol=2e-4)
+    for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-5)
+
+
+def test_trl_loss_on_our_batch_is_the_core_formula(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path)
+    batches = []
+    original = trainer.training_step
+    trainer.training_step = lambda model, inputs, *rest: (batches.append(copy.deepcopy(inputs)), original(model, inputs, *rest))[1]  # noqa: E501
+    trainer.train()
+    inputs = batches[-1]
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, inputs)
+    sequences = [
+        (ids[attention.bool()], mask[attention.bool()].bool())
+        for ids, attention, mask in zip(
+            inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], strict=True
+        )
+    ]
+    half = len(sequences) // 2
+    columns = {
+        "prompt_ids": [ids[~mask].tolist() for ids, mask in sequences[:half]],
+        "chosen_ids": [ids[mask].tolist() for ids, mask in sequences[:half]],
+        "rejected_ids": [ids[mask].tolist() for ids, mask in sequences[half:]],
+    }
+    scores = score_completions(trainer.model, as_completions(columns), token_budget=10_000)
+    logps = torch.from_numpy(scores.logps)
+    margin = implicit_margin(
+        logps[:half], logps[half:], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], beta=trainer.beta
+    )
+    torch.testing.assert_close(loss.double(), dpo_loss(margin).mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_lowest_margin_pairs_are_the_ones_kept(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, selector="lowest_margin", cut="global", stratified=False)
+    trainer.train()
+    rows = read_candidates(tmp_path / "candidates")
+    for step in range(6):
+        of_step = [row for row in rows if row.step == step]
+        assert len(of_step) == 16
+        kept = [row.margin for row in of_step if row.is_kept]
+        assert len(kept) == 8
+        assert max(kept) <= min(row.margin for row in of_step if not row.is_kept)
+
+
+def test_every_candidate_is_logged_once_with_finite_numbers(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, refresh_steps=2)
+    trainer.train()
+    rows = read_candidates(tmp_path / "candidates")
+    assert len(rows) == len({(row.step, row.pair_id) for row in rows}) == 6 * 16
+    assert {row.pool_version for row in rows} == {0, 1, 2}
+    assert {row.stratum for row in rows} == {"easy", "medium", "hard"}
+    numbers = [(r.margin, r.gradient_signal, r.curvature, r.informativeness, r.utility) for r in rows]
+    assert np.isfinite(numbers).all()
+    assert isinstance(rows[0], PairScore)
+
+
+def test_metrics_say_what_was_kept_and_what_it_cost(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path)
+    trainer.train()
+    last = [row for row in trainer.state.log_history if "loss" in row][-1]
+    for name in ("margin", "gradient_signal", "curvature", "informativeness", "utility"):
+        assert {f"sage/{name}_kept", f"sage/{name}_dropped"} <= set(last)
+    assert last["sage/kept_fraction"] == 0.5
+    assert last["sage/tokens_trained"] == trainer.token_counts.trained
+    assert trainer.token_counts.trained_pairs == 48
+    assert trainer.token_counts.candidate_pairs == 96
+
+
+def test_global_random_state_is_not_touched_by_the_selection(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, selector="random", stratified=False)
+    states = []
+    original = trainer.get_batch_samples
+
+    def spy(*arguments):
+        before = torch.get_rng_state()
+        batch = original(*arguments)
+        states.append(torch.equal(before, torch.get_rng_state()))
+        return batch
+
+    trainer.get_batch_samples = spy
+    trainer.train()
+    assert states == [True] * 6
+
+
+def test_over_long_pairs_are_excluded_and_counted_never_cut(policy_folder, tmp_path, caplog):
+    trainer = make_trainer(policy_folder, tmp_path, max_length=24, max_steps=1, per_device_train_batch_size=1)
+    lengths = [
+        len(p) + max(len(c), len(r))
+        for p, c, r in zip(*(trainer.pairs[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)
+    ]
+    assert max(lengths) <= 24
+    assert trainer.exclusions["train"]["longer than max_length"] == 40 - len(lengths)
+
+
+def test_unusable_rows_are_counted(policy_folder, tmp_path):
+    data = make_preferences(20).to_list()
+    data[3]["chosen"] = [{"role": "assistant", "content": ""}]
+    data[5]["rejected"] = data[5]["chosen"]
+    trainer = make_trainer(policy_folder, tmp_path, Dataset.from_list(data))
+    assert trainer.exclusions["train"] == {"empty completion": 1, "chosen equals rejected": 1}
+    assert len(trainer.pairs) == 18
+
+
+def test_nothing_usable_is_an_error_with_a_remedy(policy_folder, tmp_path):
+    with pytest.raises(EmptyPoolError, match="longer than max_length.*raise max_length"):
+        make_trainer(policy_folder, tmp_path, max_length=5)
+
+
+def test_nan_log_probability_names_the_pairs(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, stratified=False)
+    with torch.no_grad():
+        trainer.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(NumericalError, match=r"log-probabilities are not finite at step 0 \(pairs \["):
+        trainer.train()
+
+
+def test_a_pool_smaller_than_one_step_is_an_error(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, make_preferences(5))
+    with pytest.raises(EmptyPoolError, match="holds 5 pairs, fewer than the 8 trained on per step"):
+        trainer.train()
+
+
+def test_success_rate_column_gives_the_strata(policy_folder, tmp_path):
+    data = make_preferences(40).add_column("success_rate", [0.1] * 10 + [0.5] * 20 + [0.9] * 10)
+    trainer = make_trainer(policy_folder, tmp_path, data, max_steps=1)
+    trainer.train()
+    assert trainer.pool.occupancy.tolist() == [10, 20, 10]
+
+
+@pytest.mark.parametrize("gamma", [0.0, -0.1, 1.5])
+def test_keep_ratio_outside_its_range_is_refused(gamma, tmp_path):
+    with pytest.raises(ConfigError, match="keep_ratio"):
+        make_arguments(tmp_path, keep_ratio=gamma)
+
+
+def test_wrong_arguments_are_refused_with_the_remedy(policy_folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"args is a DPOConfig, expected a SAGEConfig; replace DPOConfig\(\.\.\.\)"):
+        SAGETrainer(policy_folder, args=DPOConfig(str(tmp_path), bf16=False), train_dataset=make_preferences())
+    with pytest.raises(DataError, match="expected a map-style"):
+        SAGETrainer(policy_folder, args=make_arguments(tmp_path), train_dataset=make_preferences().to_iterable_dataset())
+    with pytest.raises(ConfigError, match="sync_ref_model"):
+        make_arguments(tmp_path, sync_ref_model=True)
+
+
+def test_evaluation_data_gets_a_reference_too(policy_folder, tmp_path):
+    trainer = SAGETrainer(
+        policy_folder,
+        args=make_arguments(tmp_path, eval_strategy="steps", eval_steps=3),
+        train_dataset=make_preferences(),
+        eval_dataset=make_preferences(10, seed=9),
+        processing_class=make_tiny_tokenizer(),
+    )
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(np.log(2), abs=1e-5)  # policy = reference: margin 0
+    trainer.train()
+    assert any("eval_loss" in row for row in trainer.state.log_history)
