@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MIN_STATE, MAX_STATE = 2, 49
-"""Bounds of every number on the correct path: few enough arithmetic facts (about 1,400) that a tiny policy masters them."""
+"""Bounds of every number on the correct path: about 1,400 facts, few enough to master."""
 
 MAX_NUMBER = 99
 """Largest number with a token. Only wrong paths can reach beyond `MAX_STATE`; they are clamped here."""

@@ -11,7 +11,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sage_dpo.gym.arithmetic import OPERATIONS, Operation, Step, Story, apply, clamp, crosses_column, equation, final_sentence
+from sage_dpo.gym.arithmetic import (
+    OPERATIONS,
+    Operation,
+    Step,
+    Story,
+    apply,
+    clamp,
+    crosses_column,
+    equation,
+    final_sentence,
+)
 
 COUNTS_DISTRACTOR = "counts_distractor"
 SLIP = "slip"

@@ -1,4 +1,4 @@
-"""The gym's small policies: Qwen2 shapes, supervised training on solutions with misconceptions, bundled weights."""
+"""The gym's small policies: Llama shapes, supervised training on solutions with misconceptions, bundled weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, get_cosine_schedule_with_warmup
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from sage_dpo.errors import ConfigError
 from sage_dpo.gym.misconceptions import solve_with_misconceptions
@@ -59,18 +59,19 @@ def bundled_policy_path(size: str = "S") -> Path:
     return path
 
 
-def build_policy(size: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
+def build_policy(size: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     """Return an untrained policy of the given size, its weights drawn from `seed`."""
     shape = _size(size)
-    config = Qwen2Config(
+    # Llama, not Qwen2: transformers 5 loads every tokenizer beside a Qwen2 model as Qwen2's own byte-level one.
+    config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.hidden * 8 // 3,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=512, tie_word_embeddings=True, use_sliding_window=False, initializer_range=0.05,
+        max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.05,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
+        model = LlamaForCausalLM(config)
     model.generation_config.update(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=True, max_new_tokens=96,
     )

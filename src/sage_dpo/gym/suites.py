@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from sage_dpo.errors import ConfigError, SuiteSizeError
 from sage_dpo.gym.arithmetic import Operation, Story
@@ -76,7 +76,7 @@ SUITES: dict[str, Suite] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _problems(name: str) -> tuple[Problem, ...]:
     suite = SUITES[name]
     problems: dict[str, Problem] = {}
