@@ -37,3 +37,7 @@ class RunFolderError(SageError, RuntimeError):
 
 class VerifierError(SageError, RuntimeError):
     """The verification workers cannot be started or keep dying."""
+
+
+class RolloutError(SageError, RuntimeError):
+    """A rollout engine cannot deliver completions (server unreachable, refused request, broken answer)."""

@@ -1,6 +1,6 @@
 """What every rollout engine takes and returns, and how problems become prompts.
 
-An engine is anything with `sample`. Which one a recipe names is `config.RolloutSettings.engine`; `build_engine` makes it.
+An engine is anything with `sample`. A recipe names one in `rollouts.engine`; `build_engine` makes it.
 """
 
 from __future__ import annotations
@@ -136,15 +136,15 @@ def build_prompts(
     if not problems:
         return []
     texts = [prompt_template.replace("{problem}", problem.problem) for problem in problems]
-    ids: list[list[int]]
+    encoded: Any
     if tokenizer.chat_template is None:
         head = f"{system_prompt}\n\n" if system_prompt else ""
-        ids = tokenizer([head + text for text in texts])["input_ids"]
+        encoded = tokenizer([head + text for text in texts])
     else:
         system: Messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
         conversations = [[*system, {"role": "user", "content": text}] for text in texts]
-        ids = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=True)["input_ids"]
-    return [RolloutPrompt(problem.id, tuple(row)) for problem, row in zip(problems, ids, strict=True)]
+        encoded = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=True)
+    return [RolloutPrompt(problem.id, tuple(ids)) for problem, ids in zip(problems, encoded["input_ids"], strict=True)]
 
 
 def build_engine(
