@@ -208,7 +208,7 @@ class RunFolder:
         return stage in self.manifest["stages"]
 
     def seconds(self, stage: str) -> float:
-        """Wall-clock of a complete stage, summed over interrupted attempts that were continued."""
+        """Wall-clock of the attempt that completed a stage."""
         return float(self.manifest["stages"][stage]["seconds"])
 
     def info(self, stage: str) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Trains on several processes; started by test_distributed.py under torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from sage_dpo import SAGETrainer
+from sage_dpo.training.candidates import read_candidates
+from tests.conftest import make_tiny_tokenizer
+from tests.integration.test_trainer import losses, make_arguments, make_preferences
+
+
+def main() -> None:
+    policy, folder, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    resume = options.pop("resume", None)
+    trainer = SAGETrainer(
+        policy,
+        args=make_arguments(folder, gradient_accumulation_steps=1, refresh_steps=2, **options),
+        train_dataset=make_preferences(),
+        processing_class=make_tiny_tokenizer(),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    model = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.accelerator.is_main_process:
+        rows = read_candidates(folder / "candidates")
+        torch.save(
+            {
+                "weights": {name: tensor.clone() for name, tensor in model.items()},
+                "losses": losses(trainer),
+                "kept": [(row.step, row.pair_id) for row in rows if row.is_kept],
+                "counts": trainer.token_counts.as_dict(),
+            },
+            folder / "result.pt",
+        )
+
+
+if __name__ == "__main__":
+    main()

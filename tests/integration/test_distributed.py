@@ -1,0 +1,66 @@
+"""Two processes choose and train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import make_tiny_model, make_tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(processes: int, policy: Path, folder: Path, **options) -> dict:
+    """Run the worker under torchrun on the CPU (gloo) and return what rank 0 saved."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}",
+        "-m", "tests.integration.distributed_worker", str(policy), str(folder), json.dumps(options),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    environment |= {"ACCELERATE_USE_CPU": "true"} | ({"ACCELERATE_USE_FSDP": "true"} if "fsdp" in options else {})
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folder / "result.pt", weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    make_tiny_model().save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(policy, tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("two")
+    return folder, launch(2, policy, folder, per_device_train_batch_size=4)
+
+
+def test_two_processes_keep_the_pairs_that_one_keeps(policy, tmp_path, two):
+    one = launch(1, policy, tmp_path, per_device_train_batch_size=8)
+    assert one["kept"][:8] == two[1]["kept"][:8]  # the first step, before rounding can differ
+    assert one["counts"]["candidate_pairs"] == two[1]["counts"]["candidate_pairs"] == 96
+    assert one["counts"]["trained_pairs"] == two[1]["counts"]["trained_pairs"] == 48
+    np.testing.assert_allclose([loss for loss, _ in one["losses"]], [loss for loss, _ in two[1]["losses"]], rtol=1e-3)
+
+
+def test_two_processes_resume_bit_for_bit(policy, two):
+    folder, whole = two
+    shutil.rmtree(folder / "checkpoint-6")
+    resumed = launch(2, policy, folder, per_device_train_batch_size=4, resume=str(folder / "checkpoint-3"))
+    assert resumed["losses"] == whole["losses"]
+    assert resumed["kept"] == whole["kept"]
+    assert all(torch.equal(resumed["weights"][name], tensor) for name, tensor in whole["weights"].items())
