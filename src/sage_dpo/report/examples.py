@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,27 +82,30 @@ def _distance_to_cut(
     np.minimum.at(lowest_kept, group[kept], utility[kept])
     np.maximum.at(highest_dropped, group[~kept], utility[~kept])
     has_both = np.isfinite(lowest_kept) & np.isfinite(highest_dropped)
-    middle = np.where(has_both, (np.where(has_both, lowest_kept, 0) + np.where(has_both, highest_dropped, 0)) / 2, np.inf)
+    middle = np.full(size, np.inf)
+    middle[has_both] = (lowest_kept[has_both] + highest_dropped[has_both]) / 2
     return np.abs(utility - middle[group])
 
 
 def _first_per_problem(scores: Columns, order: NDArray[np.float64], count: int) -> list[int]:
     """Return the rows of the `count` smallest finite values, one row a problem."""
-    rows, seen = [], set()
+    rows: list[int] = []
+    seen: set[str] = set()
     for row in np.lexsort((scores["pair_id"].astype(str), scores["step"], order)):
         if len(rows) == count or not np.isfinite(order[row]):
             break
-        if scores["problem_id"][row] not in seen:
-            seen.add(scores["problem_id"][row])
+        problem = str(scores["problem_id"][row] or scores["pair_id"][row])  # a data set may not name problems
+        if problem not in seen:
+            seen.add(problem)
             rows.append(int(row))
     return rows
 
 
 def _examples(scores: Columns, rows: list[int], refreshes: list[Refresh], origin: NDArray[np.int64]) -> list[Example]:
-    texts: dict[tuple[int, str], dict[str, object]] = {}
+    texts: dict[tuple[int, str], dict[str, Any]] = {}
     for index in sorted({int(origin[row]) for row in rows}):
         wanted = {str(scores["pair_id"][row]) for row in rows if origin[row] == index}
-        for pair in _read_pairs(refreshes[index].path / "pairs.parquet", wanted):
+        for pair in _read_pairs(refreshes[index].pairs_path, wanted):
             texts[index, str(pair["id"])] = pair
     examples = []
     for row in rows:
@@ -113,28 +117,42 @@ def _examples(scores: Columns, rows: list[int], refreshes: list[Refresh], origin
                 step=int(scores["step"][row]),
                 stratum=str(scores["stratum"][row]),
                 is_kept=bool(scores["is_kept"][row]),
-                **{
-                    name: float(scores[name][row])
-                    for name in ("margin", "gradient_signal", "curvature", "informativeness", "utility")
-                },
-                success_rate=pair.get("success_rate"),  # type: ignore[arg-type]
-                **{name: _shorten(pair.get(name)) for name in ("prompt", "chosen", "rejected")},
+                margin=float(scores["margin"][row]),
+                gradient_signal=float(scores["gradient_signal"][row]),
+                curvature=float(scores["curvature"][row]),
+                informativeness=float(scores["informativeness"][row]),
+                utility=float(scores["utility"][row]),
+                success_rate=pair.get("success_rate"),
+                prompt=_shorten(pair.get("prompt")),
+                chosen=_shorten(pair.get("chosen")),
+                rejected=_shorten(pair.get("rejected")),
             )
         )
     return examples
 
 
+def _read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, Any]]:
+    columns = ["id", "success_rate", "prompt", "chosen", "rejected"]
+    try:
+        table = pq.read_table(path, columns=columns, filters=[("id", "in", sorted(wanted))])
+    except (pa.ArrowException, OSError):
+        return []  # `read_run` has already said that this file is absent or damaged
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
 def _read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, object]]:
     columns = ["id", "success_rate", "prompt", "chosen", "rejected"]
     try:
-        rows: list[dict[str, object]] = pq.read_table(path, columns=columns, filters=[("id", "in", sorted(wanted))]).to_pylist()
+        rows: list[dict[str, object]] = pq.read_table(
+            path, columns=columns, filters=[("id", "in", sorted(wanted))]
+        ).to_pylist()
     except (pa.ArrowException, OSError):
         return []  # `read_run` has already said that this file is absent or damaged
     return rows
 
 
-def _shorten(text: object) -> str | None:
-    if text is None:
-        return None
-    string = str(text)
-    return string if len(string) <= MAX_TEXT else f"{string[:MAX_TEXT]} … ({len(string) - MAX_TEXT:,} more characters)"
+def _shorten(text: str | None) -> str | None:
+    if text is None or len(text) <= MAX_TEXT:
+        return text
+    return f"{text[:MAX_TEXT]} … ({len(text) - MAX_TEXT:,} more characters)"

@@ -87,10 +87,12 @@ def arm_keys(arms: Iterable[str]) -> dict[str, Key]:
     """Give every arm its colour and marker, the same in all plots: `vanilla` grey, the others in order."""
     keys: dict[str, Key] = {}
     for name in arms:
-        index = sum(1 for other in keys if other != "vanilla") % len(_ARM_COLOURS)
-        is_vanilla = name == "vanilla"
-        colour = NEUTRAL if is_vanilla else _ARM_COLOURS[index]
-        keys[name] = Key(name, colour, "★" if is_vanilla else _GLYPHS[_ARM_MARKERS[index]])
+        if name == "vanilla":
+            keys[name] = Key(name, NEUTRAL, "★")
+            continue
+        index = sum(1 for other in keys if other != "vanilla")
+        turn, place = divmod(index, len(_ARM_COLOURS))  # from the ninth arm on, the same colour with another marker
+        keys[name] = Key(name, _ARM_COLOURS[place], _GLYPHS[_ARM_MARKERS[(place + turn) % len(_ARM_MARKERS)]])
     return keys
 
 

@@ -7,23 +7,21 @@ The same folder gives the same bytes: no time stamps, seeded subsampling, fixed 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import BaseModel
 
 from sage_dpo.report.examples import choose_examples
-from sage_dpo.report.figure import Key, Plot, arm_keys, css_variables, drawing, evenly
+from sage_dpo.report.figure import Plot, arm_keys, css_variables, drawing
 from sage_dpo.report.plots import accuracy_plot, cost_plot, curves_plot, selection_curves_plot
 from sage_dpo.report.run import ArmRun, RunData, read_run
+from sage_dpo.report.run_tables import exclusion_table, reasons_table, settings_table, stage_table
 from sage_dpo.report.selection_plots import margin_plot, plane_plot, strata_plot
-from sage_dpo.report.summary import ABSENT, count, duration
-from sage_dpo.report.tables import Cell, Table, markdown_tables, summary_tables
+from sage_dpo.report.summary import ABSENT
+from sage_dpo.report.tables import markdown_tables, summary_tables
 from sage_dpo.storage import read_json, write_text
 
 MAX_POINTS = 8000
@@ -52,7 +50,11 @@ def write_report(run_dir: str | Path) -> Path:
 def render_page(run: RunData) -> str:
     """Return the page as HTML."""
     environment = Environment(
-        loader=PackageLoader("sage_dpo.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("sage_dpo.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup  # only ever applied to SVG made by figure.to_panel, which escapes its text
     environment.globals["number"] = _number
@@ -74,8 +76,8 @@ def render_page(run: RunData) -> str:
         selection_notes=_selection_notes(run, scored),
         examples=[(arm, groups) for arm in scored[:MAX_SCORED_ARMS] if (groups := choose_examples(arm))],
         pool=pool,
-        exclusions=exclusion_table(run),
-        settings=settings_table(run, keys),
+        exclusions=[table for table in (exclusion_table(run), reasons_table(run)) if table.rows],
+        settings=settings_table(run),
         stages=stage_table(run),
     )
 
@@ -98,75 +100,12 @@ def _selection_notes(run: RunData, scored: Sequence[ArmRun]) -> list[str]:
         notes.append(f"Without recorded scores (plain and random selection score nothing): {', '.join(unscored)}.")
     if len(scored) > MAX_SCORED_ARMS:
         notes.append(f"Left out to keep the page small: {', '.join(arm.name for arm in scored[MAX_SCORED_ARMS:])}.")
-    flat = [arm.name for arm in scored if all(np.ptp(r.scores["informativeness"]) <= 1e-9 for r in arm.scored if r.scores)]
+    flat = [
+        arm.name for arm in scored if all(np.ptp(r.scores["informativeness"]) <= 1e-9 for r in arm.scored if r.scores)
+    ]
     if flat:
         notes.append(f"No stability plane, because the selector does not use informativeness: {', '.join(flat)}.")
     return notes
-
-
-_COUNTS = (
-    "problems", "never solved", "always solved", "completions", "truncated", "correct", "wrong", "unparseable",
-    "timeout", "error", "pairs", "unscored candidates",
-)  # fmt: skip
-
-
-def exclusion_table(run: RunData) -> Table:
-    """What became of problems and completions at each refresh of each arm (at most 12 refreshes an arm)."""
-    refreshes = []
-    for arm in run.arms.values():
-        shown = evenly([refresh.version for refresh in arm.refreshes], 12)
-        refreshes += [(arm.name, refresh) for refresh in arm.refreshes if refresh.version in shown and refresh.counts]
-    counted = [name for name in _COUNTS if any(name in refresh.counts for _, refresh in refreshes)]
-    columns = [name for name in counted if any(refresh.counts.get(name) for _, refresh in refreshes)]
-    rows = tuple(
-        (Cell(arm), Cell(str(refresh.version)), *(Cell(count(refresh.counts.get(name))) for name in columns))
-        for arm, refresh in refreshes
-    )
-    note = "Problems never or always solved yield no pair. Only completions found correct or wrong enter pairs: unparseable "
-    note += "ones, timeouts and errors count as sampled but never as chosen or rejected. Truncated: cut at the token limit."
-    zero = [name for name in counted if name not in columns]
-    note += f" Zero throughout: {', '.join(zero)}." if zero else ""
-    return Table("Problems, completions and pairs, by arm and refresh", ("arm", "refresh", *columns), rows, note)
-
-
-def settings_table(run: RunData, keys: dict[str, Key]) -> Table:
-    """Settings of selection, pool and training that differ between arms, and the selector of each."""
-    configs = {name: run.arms[name].config for name in keys if run.arms[name].is_trained}
-    flat = {name: _flatten(config) for name, config in configs.items() if config is not None}
-    names = dict.fromkeys(key for values in flat.values() for key in values)
-    always = ("selection.selector", "selection.keep_ratio", "training.learning_rate", "training.steps", "pool.refresh_steps")
-    rows = tuple(
-        (Cell(key), *(Cell(values.get(key, ABSENT)) for values in flat.values()))
-        for key in names
-        if key in always or len({values.get(key) for values in flat.values()}) > 1
-    )
-    note = "Every other setting is the same for all trained arms; the resolved configuration is below."
-    return Table("Settings that differ between trained arms, and the main ones", ("setting", *flat), rows, note)
-
-
-def _flatten(config: Any) -> dict[str, str]:
-    sections: dict[str, BaseModel] = {name: getattr(config, name) for name in ("selection", "pool", "training")}
-    return {
-        f"{section}.{key}": _plain(value) for section, model in sections.items() for key, value in model.model_dump().items()
-    }
-
-
-def stage_table(run: RunData) -> Table:
-    """Wall-clock of each stage and what it recorded about itself."""
-    stages = run.manifest.get("stages") or {}
-    rows = tuple(
-        (Cell(name), Cell(duration(stage.get("seconds"))), Cell("; ".join(f"{k}: {_plain(v)}" for k, v in (stage.get("info") or {}).items())))
-        for name, stage in stages.items()
-    )
-    return Table("Stages, in the order they were completed", ("stage", "wall-clock", "recorded"), rows)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _number(value: float | None) -> str:

@@ -18,25 +18,26 @@ ROWS_PER_PANEL = 5
 
 def accuracy_plot(summary: Summary, keys: dict[str, Key]) -> Plot | None:
     """Accuracy of every arm by suite as points with 95 % intervals; the average first."""
-    rows = [("average", {name: (arm.average, arm.average_interval) for name, arm in summary.arms.items()})]
+    rows: list[_Row] = [("average", {name: (arm.average, arm.average_interval) for name, arm in summary.arms.items()})]
     for suite in summary.suites:
         values = {n: (arm.suites.get(suite), arm.suite_intervals.get(suite)) for n, arm in summary.arms.items()}
         rows.append((suite, values))
     rows = [row for row in rows if any(value is not None for value, _ in row[1].values())]
     if not rows:
         return None
-    values = [100 * edge for _, arms in rows for value, interval in arms.values() for edge in (value, *(interval or ())) if edge is not None]
-    margin = max(2.0, 0.04 * (max(values) - min(values)))
-    limits = max(min(values) - margin, -1.0), min(max(values) + margin, 101.0)
+    entries = [entry for _, arms in rows for entry in arms.values()]
+    edges = [100 * edge for value, interval in entries for edge in (value, *(interval or ())) if edge is not None]
+    margin = max(2.0, 0.04 * (max(edges) - min(edges)))
+    limits = max(min(edges) - margin, -1.0), min(max(edges) + margin, 101.0)
     panels = [
         _accuracy_panel(rows[first : first + ROWS_PER_PANEL], limits, keys, salt=f"accuracy{first}")
         for first in range(0, len(rows), ROWS_PER_PANEL)
     ]
     reading = (
-        "Each point is the share of a suite's problems answered correctly, in percent; the line through it is the 95 % "
-        "bootstrap interval over problems. Further right is better. The average is the mean of the suites. Overlapping "
-        "intervals do not by themselves show that two arms are equal: the table of differences compares them problem by "
-        "problem, which is sharper."
+        "Each point is the share of a suite's problems answered correctly, in percent; the line through it is the "
+        "95 % bootstrap interval over problems. Further right is better. The average is the mean of the suites. "
+        "Overlapping intervals do not by themselves show that two arms are equal: the table of differences compares "
+        "them problem by problem, which is sharper."
     )
     return Plot("Accuracy by suite", reading, panels, list(keys.values()))
 
@@ -92,21 +93,25 @@ def cost_plot(summary: Summary, keys: dict[str, Key]) -> Plot | None:
         for name, (x, average, interval) in points.items():
             assert average is not None
             if interval:
-                axes.plot([x, x], [100 * interval[0], 100 * interval[1]], color=keys[name].colour, linewidth=1.2, alpha=0.75)
+                axes.plot(
+                    [x, x], [100 * interval[0], 100 * interval[1]], color=keys[name].colour, linewidth=1.2, alpha=0.75
+                )
             axes.plot([x], [100 * average], marker=marker(keys[name]), color=keys[name].colour, markersize=7)
         axes.set(xlabel=label, ylabel="average accuracy, %", title=f"Accuracy and {label.split(',')[0]}")
         right = max(x for x, _, _ in points.values())
         axes.set_xlim(-0.05 * right, 1.06 * right)
         _plain_ticks(axes)
         spoken = ", ".join(f"{name} {percent(a)} at {x:,.6g}" for name, (x, a, _) in points.items())
-        panels.append(to_panel(figure, salt=f"cost-{cost}", alt=f"Average accuracy in percent against {label}: {spoken}."))
+        panels.append(
+            to_panel(figure, salt=f"cost-{cost}", alt=f"Average accuracy in percent against {label}: {spoken}.")
+        )
     if not panels:
         return None
     reading = (
-        "Each point is one arm at the end of training: the average accuracy (with its 95 % interval) against what the arm "
-        "cost. Further up is better, further left is cheaper. Tokens trained are those of pairs that received a gradient; "
-        "scoring is a forward pass only, so a scored token costs about a third of a trained one. Wall-clock depends on the "
-        "machine and on what else ran there."
+        "Each point is one arm at the end of training: the average accuracy (with its 95 % interval) against what "
+        "the arm cost. Further up is better, further left is cheaper. Tokens trained are those of pairs that "
+        "received a gradient; scoring is a forward pass only, so a scored token costs about a third of a trained "
+        "one. Wall-clock depends on the machine and on what else ran there."
     )
     return Plot("Accuracy against cost", reading, panels, list(keys.values()))
 
@@ -116,8 +121,8 @@ _CURVES: tuple[tuple[str, str, str, float], ...] = (
     ("loss", "DPO loss of the trained pairs", "nats", 1.0),
     ("rewards/margins", "Reward margin of the trained pairs", "scaled nats", 1.0),
     ("rewards/accuracies", "Trained pairs with positive reward margin", "%", 100.0),
-    ("sage/tokens_trained", "Tokens trained", "tokens, as logged", 1.0),
-    ("sage/tokens_scored", "Tokens scored", "tokens, as logged", 1.0),
+    ("sage/tokens_trained", "Tokens trained since the start", "tokens", 1.0),
+    ("sage/tokens_scored", "Tokens scored since the start", "tokens", 1.0),
 )
 
 
@@ -128,12 +133,16 @@ def curves_plot(arms: Iterable[ArmRun], keys: dict[str, Key]) -> Plot | None:
     for metric, label, unit, scale in _CURVES:
         panel = _curve_panel(trained, metric, label, unit, scale, keys)
         panels += [panel] if panel else []
+        if metric == "probe/accuracy":
+            panel = _probe_by_tokens(trained, keys)
+            panels += [panel] if panel else []
     if not panels:
         return None
     reading = (
-        "One line per arm over optimizer steps. The probe problems are held out from training and from the suites, so the "
-        "first panel is the one that shows learning. Loss and reward margin are those of the pairs each arm trained on: an "
-        "arm that chooses pairs the policy gets wrong has a higher loss by choice, so these lines do not rank arms."
+        "One line per arm over optimizer steps. The probe problems are held out from training and from the suites, "
+        "so the first panel shows learning, and the second one shows it against the tokens that were trained on. "
+        "Loss and reward margin are those of the pairs each arm trained on: an arm that chooses pairs the policy "
+        "gets wrong has a higher loss by choice, so these lines do not rank arms."
     )
     return Plot("Curves over training", reading, panels, [keys[arm.name] for arm in trained])
 
@@ -156,6 +165,25 @@ def _curve_panel(
     _plain_ticks(axes)
     ends = ", ".join(f"{name} from {scale * v[0]:.4g} to {scale * v[-1]:.4g}" for name, (_, v) in lines.items())
     return to_panel(figure, salt=f"curve-{metric}", alt=f"{label} by optimizer step, {unit}: {ends}.")
+
+
+def _probe_by_tokens(arms: Sequence[ArmRun], keys: dict[str, Key]) -> Panel | None:
+    """Probe accuracy against tokens trained so far: arms that train on fewer pairs a step move right more slowly."""
+    lines = {}
+    for arm in arms:
+        (steps, accuracy), (token_steps, tokens) = arm.series("probe/accuracy"), arm.series("sage/tokens_trained")
+        if steps.size and tokens.size:
+            lines[arm.name] = np.interp(steps, np.insert(token_steps, 0, 0.0), np.insert(tokens, 0, 0.0)), accuracy
+    if not lines:
+        return None
+    figure, axes = new_axes()
+    for name, (tokens, accuracy) in lines.items():
+        x, y = thin_line(tokens, 100 * accuracy)
+        axes.plot(x, y, color=keys[name].colour, marker=marker(keys[name]), markersize=4, markevery=max(1, x.size // 6))
+    axes.set(xlabel="tokens trained", ylabel="%", title="The same, by tokens trained")
+    _plain_ticks(axes)
+    ends = ", ".join(f"{name} {percent(a[-1])} at {t[-1]:,.0f} tokens" for name, (t, a) in lines.items())
+    return to_panel(figure, salt="curve-probe-tokens", alt=f"Accuracy on the probe problems by tokens trained: {ends}.")
 
 
 _SELECTION_CURVES = (
@@ -185,10 +213,16 @@ def selection_curves_plot(arm: ArmRun) -> Plot | None:
     if not panels:
         return None
     reading = (
-        "Means over the candidate pairs of each step: solid line kept, dashed line dropped. The gap between the two is what "
-        "the selector does; its trend is how the pool changes as the policy learns and the pool is refreshed."
+        "Means over the candidate pairs of each step: solid line kept, dashed line dropped. The gap between the two "
+        "is what the selector does; its trend is how the pool changes as the policy learns and the pool is "
+        "refreshed."
     )
-    return Plot(f"Kept and dropped candidates by step: {arm.name}", reading, panels, [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")])
+    return Plot(
+        f"Kept and dropped candidates by step: {arm.name}",
+        reading,
+        panels,
+        [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")],
+    )
 
 
 def _varies(values: NDArray[np.float64]) -> bool:
@@ -202,9 +236,8 @@ def _plain_ticks(axes: Axes) -> None:
         axis.set_major_formatter(_short_number)
 
 
-def _short_number(value: float, _position: int | None = None) -> str:
+def _short_number(value: float, _position: float | None = None) -> str:
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g} {suffix}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−") if abs(value) > 1e-12 else "0"
-

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,22 @@ class Refresh:
     """One refresh of one arm's pool.
 
     Attributes:
-        version: refresh number, 0 is the pool of the untrained policy.
-        path: its folder.
+        version: refresh number, 0 is the pool of the untrained policy, which all arms share.
+        pairs_path: its pairs file, whether or not it is there.
         scores: columns of `records.PairScore`, or `None` if the arm scored nothing.
         success_rates: correct / sampled completions of each problem asked, all problems, or `None` without verdicts.
         pair_success_rates: success rate of each pair's problem, NaN where unknown; `None` without a pairs file.
-        counts: what became of problems and completions, for the table of exclusions.
+        counts: what became of problems and completions.
+        exclusions: what was left out when pairs were built, by reason.
     """
 
     version: int
-    path: Path
+    pairs_path: Path
     scores: Columns | None
     success_rates: NDArray[np.float64] | None
     pair_success_rates: NDArray[np.float64] | None
     counts: dict[str, int]
+    exclusions: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class ArmRun:
 
     def series(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (steps, values) of a metric where both were logged and finite."""
-        rows = [(row["step"], row[key]) for row in self.metrics if _is_number(row.get(key)) and _is_number(row.get("step"))]
+        rows = [
+            (row["step"], row[key]) for row in self.metrics if _is_number(row.get(key)) and _is_number(row.get("step"))
+        ]
         table = np.array(rows, dtype=np.float64).reshape(-1, 2)
         table = table[np.isfinite(table).all(axis=1)]
         return table[:, 0], table[:, 1]
@@ -80,7 +84,7 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class RunData:
-    """Everything a report is made of; `missing` says in words what was looked for and not found."""
+    """Everything a report is made of; `initial` is the pool all arms start from, `missing` what was not found."""
 
     root: Path
     name: str
@@ -89,6 +93,7 @@ class RunData:
     config_text: str
     manifest: dict[str, Any]
     summary: Summary | None
+    initial: Refresh | None
     arms: dict[str, ArmRun]
     missing: list[str] = field(default_factory=list)
 
@@ -111,8 +116,12 @@ def read_run(root: str | Path) -> RunData:
     names = dict.fromkeys([*(summary.arms if summary else ()), *(config.arms if config else ()), *folders])
     name = summary.name if summary else config.name if config else root.name
     seed = summary.seed if summary and summary.seed is not None else config.seed if config else None
-    arms = {arm: _read_arm(root / "arms" / arm, config, summary, missing) for arm in names}
-    return RunData(root, name, seed, config, config_text, manifest, summary, arms, missing)
+    first = root / "initial" / "refresh-000"
+    initial = _read_refresh(first, 0, missing) if first.is_dir() else None
+    arms = {arm: _read_arm(root / "arms" / arm, config, summary, initial, missing) for arm in names}
+    if summary is not None and arms and all(arm.average is None for arm in summary.arms.values()):
+        missing.append("summary.json holds no accuracies: no arm was evaluated.")
+    return RunData(root, name, seed, config, config_text, manifest, summary, initial, arms, missing)
 
 
 def _read_config(path: Path, missing: list[str]) -> tuple[RunConfig | None, str]:
@@ -120,7 +129,9 @@ def _read_config(path: Path, missing: list[str]) -> tuple[RunConfig | None, str]
     try:
         return load_config(path), text
     except ConfigError as error:
-        missing.append(f"The configuration cannot be read, package defaults stand in for stratum bounds and utility: {error}")
+        missing.append(
+            f"The configuration cannot be read, package defaults stand in for stratum bounds and utility: {error}"
+        )
         return None, text
 
 
@@ -134,7 +145,9 @@ def _read_optional(path: Path, missing: list[str], consequence: str) -> dict[str
     return value if isinstance(value, dict) else {}
 
 
-def _read_arm(path: Path, config: RunConfig | None, summary: Summary | None, missing: list[str]) -> ArmRun:
+def _read_arm(
+    path: Path, config: RunConfig | None, summary: Summary | None, initial: Refresh | None, missing: list[str]
+) -> ArmRun:
     name = path.name
     known = config is not None and name in config.arms
     arm_config = config.for_arm(name) if config is not None and known else config
@@ -146,12 +159,23 @@ def _read_arm(path: Path, config: RunConfig | None, summary: Summary | None, mis
         for folder in sorted(path.glob("refresh-*"))
         if (suffix := folder.name.removeprefix("refresh-")).isdigit()
     ]
+    if initial is not None and is_trained:
+        refreshes = _with_initial(refreshes, initial)
     arm = ArmRun(name, arm_config, is_trained, _read_metrics(path / "metrics.jsonl", name, missing), refreshes)
     if is_trained and not arm.metrics:
         missing.append(f"Arm {name} has no metrics.jsonl: no learning curves for it.")
     if is_trained and arm.selector not in ("all", "random") and not arm.scored:
         missing.append(f"Arm {name} has no scores: its selection cannot be shown.")
     return arm
+
+
+def _with_initial(refreshes: Sequence[Refresh], initial: Refresh) -> list[Refresh]:
+    """Put the shared first pool at version 0 with the arm's own scores; its counts are told once, not per arm."""
+    own = next((refresh for refresh in refreshes if refresh.version == 0), None)
+    if own is not None and own.pair_success_rates is not None:
+        return list(refreshes)
+    first = replace(initial, scores=own.scores if own else None, counts={}, exclusions={})
+    return [first, *(refresh for refresh in refreshes if refresh.version != 0)]
 
 
 def _read_metrics(path: Path, arm: str, missing: list[str]) -> list[dict[str, Any]]:
@@ -195,14 +219,26 @@ def _read_refresh(path: Path, version: int, missing: list[str]) -> Refresh:
         scores, dropped = _finite_scores(scores)
         if dropped:
             counts["unscored candidates"] = dropped
-    return Refresh(version, path, scores, rates, pair_rates, dict(counts))
+    info = (
+        _read_optional(path / "info.json", missing, "exclusions are unknown") if (path / "info.json").exists() else {}
+    )
+    exclusions = whole_numbers(info.get("exclusions"))
+    return Refresh(version, path / "pairs.parquet", scores, rates, pair_rates, dict(counts), exclusions)
+
+
+def whole_numbers(values: Any) -> dict[str, int]:
+    """Return the entries of a mapping that are counts; anything else that was recorded is not a count of exclusions."""
+    items = values.items() if isinstance(values, Mapping) else ()
+    return {str(name): value for name, value in items if isinstance(value, int) and not isinstance(value, bool)}
 
 
 def _success_rates(verdicts: Columns) -> NDArray[np.float64]:
     """Return correct / sampled of each problem; completions that are not `correct` count as sampled."""
     _, problem = np.unique(verdicts["problem_id"].astype(str), return_inverse=True)
     correct = (verdicts["kind"] == VerdictKind.CORRECT).astype(np.float64)
-    rates: NDArray[np.float64] = np.bincount(problem, weights=correct) / np.bincount(problem) if problem.size else correct
+    rates: NDArray[np.float64] = (
+        np.bincount(problem, weights=correct) / np.bincount(problem) if problem.size else correct
+    )
     return rates
 
 

@@ -50,7 +50,7 @@ def plane_plot(arm: ArmRun, *, points: int, rng: np.random.Generator) -> Plot | 
     tables = [refresh.scores for refresh in shown if refresh.scores is not None]
     if not tables or not _varies(np.concatenate([table["informativeness"] for table in tables])):
         return None
-    settings = arm.config.selection if arm.config else SelectorSettings()
+    settings = arm.config.selection if arm.config else SelectorSettings.model_validate({})
     limits = [_limits(np.concatenate([table[name] for table in tables])) for name in ("margin", "informativeness")]
     levels = _levels(np.concatenate([table["utility"] for table in tables])) if settings.selector == "sage" else []
     limit, panels, notes = points // len(tables), [], _subset_note(arm, shown)
@@ -59,15 +59,17 @@ def plane_plot(arm: ArmRun, *, points: int, rng: np.random.Generator) -> Plot | 
         panels.append(_plane_panel(arm.name, refresh.version, table, rows, limits, levels, settings))
     most = max(len(table["margin"]) for table in tables)
     if most > limit:
-        notes.append(f"Each panel shows at most {limit:,} of up to {most:,} candidates, drawn at random with a fixed seed.")
+        notes.append(
+            f"Each panel shows at most {limit:,} of up to {most:,} candidates, drawn at random with a fixed seed."
+        )
     notes.append("Axes cover the middle 99 % of the values; the rest lies outside the frame.")
     reading = (
-        "Every point is a candidate pair at the step for which it was considered. Left: the policy prefers the rejected "
-        "answer (confident error); right: it prefers the chosen one already; the dashed line at m = 0 is the decision "
-        "boundary, where curvature h is highest and a step is least stable. Up: the pair's gradient in logit space is "
-        f"larger. Grey lines join pairs of equal utility S at damping λ = {settings.damping:g}; S rises to the upper left. "
-        "A cut within strata, or over the candidates of each step, keeps pairs relative to their rivals, so kept and "
-        "dropped points may overlap here."
+        "Every point is a candidate pair at the step for which it was considered. Left: the policy prefers the "
+        "rejected answer (confident error); right: it prefers the chosen one already; the dashed line at m = 0 is "
+        "the decision boundary, where curvature h is highest and a step is least stable. Up: the pair's gradient in "
+        f"logit space is larger. Grey lines join pairs of equal utility S at damping λ = {settings.damping:g}; S "
+        "rises to the upper left. A cut within strata, or over the candidates of each step, keeps pairs relative to "
+        "their rivals, so kept and dropped points may overlap here."
     )
     return Plot(f"Stability and informativeness of the candidates: {arm.name}", reading, panels, KEPT_DROPPED, notes)
 
@@ -110,9 +112,9 @@ def _contours(
     axes: Axes, limits: Sequence[tuple[float, float]], levels: Sequence[float], settings: SelectorSettings
 ) -> None:
     """Draw the lines on which the utility S(m, J) has the given levels."""
-    import torch  # noqa: PLC0415 - core's formula; the rest of the report does without torch
+    import torch  # for core's formula only; the rest of the report does without
 
-    from sage_dpo.core.utility import sage_utility  # noqa: PLC0415
+    from sage_dpo.core.utility import sage_utility
 
     margins = np.linspace(*limits[0], 81)
     informativeness = np.linspace(max(limits[1][0], 0.0), limits[1][1], 61)
@@ -139,7 +141,9 @@ def margin_plot(arm: ArmRun) -> Plot | None:
     limits = _limits(np.concatenate([table["margin"] for table in tables]))
     edges = np.linspace(*limits, 31)
     kept_of = [table["is_kept"].astype(bool) for table in tables]
-    counts = [[np.histogram(t["margin"][m], edges)[0] for m in (kept, ~kept)] for t, kept in zip(tables, kept_of, strict=True)]
+    counts = [
+        [np.histogram(t["margin"][m], edges)[0] for m in (kept, ~kept)] for t, kept in zip(tables, kept_of, strict=True)
+    ]
     highest = 1.05 * max(1, *(int(heights.max()) for pair in counts for heights in pair))
     panels = []
     for refresh, table, kept, pair in zip(shown, tables, kept_of, counts, strict=True):
@@ -151,12 +155,13 @@ def margin_plot(arm: ArmRun) -> Plot | None:
         axes.set(xlim=limits, ylim=(0, highest), title=f"Refresh {refresh.version}")
         axes.set(xlabel="margin m, scaled nats", ylabel="candidates")
         below = [f"{np.mean(table['margin'][mask] < 0):.0%}" if mask.any() else "none" for mask in (kept, ~kept)]
-        alt = f"Margins of arm {arm.name}, refresh {refresh.version}: below zero are {below[0]} of kept, {below[1]} of dropped."
+        alt = f"Margins of arm {arm.name} at refresh {refresh.version}: below 0 are {below[0]} of the kept candidates "
+        alt += f"and {below[1]} of the dropped."
         panels.append(to_panel(figure, salt=f"margin-{arm.name}-{refresh.version}", alt=alt))
     reading = (
-        "How many candidates had which margin: solid outline kept, dashed outline dropped. Left of the dashed line at "
-        "m = 0 the policy prefers the rejected answer. From refresh to refresh the whole distribution shows how often the "
-        "policy is still wrong on its own samples. Axes cover the middle 99 % of the values."
+        "How many candidates had which margin: solid outline kept, dashed outline dropped. Left of the dashed line "
+        "at m = 0 the policy prefers the rejected answer. From refresh to refresh the whole distribution shows how "
+        "often the policy is still wrong on its own samples. Axes cover the middle 99 % of the values."
     )
     keys = [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")]
     return Plot(f"Margins of kept and dropped candidates: {arm.name}", reading, panels, keys, _subset_note(arm, shown))
@@ -186,9 +191,9 @@ def strata_plot(arms: Iterable[ArmRun]) -> Plot | None:
     if not panels:
         return None
     reading = (
-        "Problems by the share of the policy's own samples that were correct at each refresh, from never solved (bottom) "
-        "over hard, medium and easy to always solved (top). Only the three in the middle yield preference pairs; the two "
-        "ends give none, because all samples of such a problem are wrong or all are right."
+        "Problems by the share of the policy's own samples that were correct at each refresh, from never solved "
+        "(bottom) over hard, medium and easy to always solved (top). Only the three in the middle yield preference "
+        "pairs; the two ends give none, because all samples of such a problem are wrong or all are right."
     )
     notes = [f"{', '.join(from_pairs)}: shares of pairs, since no verdicts were recorded."] if from_pairs else []
     keys = [Key(name, colour, "■") for name, colour in _DIFFICULTY_COLOURS.items()]
@@ -197,12 +202,20 @@ def strata_plot(arms: Iterable[ArmRun]) -> Plot | None:
 
 def _strata_by_refresh(arm: ArmRun) -> tuple[dict[int, dict[str, float]], str]:
     """Return shares by refresh and what they are shares of: problems if verdicts exist, else pairs, else candidates."""
-    settings = arm.config.pool if arm.config else PoolSettings()
+    settings = arm.config.pool if arm.config else PoolSettings.model_validate({})
     chosen = [r for r in arm.refreshes if r.version in evenly([r.version for r in arm.refreshes], 12)]
-    by_problem = {r.version: _shares(r.success_rates, settings) for r in chosen if r.success_rates is not None and r.success_rates.size}
+    by_problem = {
+        r.version: _shares(r.success_rates, settings)
+        for r in chosen
+        if r.success_rates is not None and r.success_rates.size
+    }
     if by_problem:
         return by_problem, "problems"
-    rates = {r.version: r.pair_success_rates[np.isfinite(r.pair_success_rates)] for r in chosen if r.pair_success_rates is not None}
+    rates = {
+        r.version: r.pair_success_rates[np.isfinite(r.pair_success_rates)]
+        for r in chosen
+        if r.pair_success_rates is not None
+    }
     by_pair = {version: _shares(values, settings) for version, values in rates.items() if values.size}
     if by_pair:
         return by_pair, "pairs"

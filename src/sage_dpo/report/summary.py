@@ -22,8 +22,9 @@ class ArmResult:
         suites: accuracy by suite, fractions.
         average_interval, suite_intervals: 95 % bootstrap intervals, fractions.
         wall_breakdown: seconds by stage.
-        costs: `train_tokens`, `scored_tokens`, `generated_tokens`, `steps`, `kept_pairs`, `candidate_pairs`,
-            `wall_s`, `learning_rate`, those that were recorded.
+        costs: `train_tokens`, `scored_tokens`, `reference_tokens`, `generated_tokens`, `steps`, `refreshes`,
+            `kept_pairs`, `candidate_pairs`, `wall_s`, `learning_rate`, those that were recorded.
+        exclusions: what training left out, by reason.
     """
 
     average: float | None
@@ -32,6 +33,7 @@ class ArmResult:
     suite_intervals: dict[str, Interval]
     wall_breakdown: dict[str, float]
     costs: dict[str, float]
+    exclusions: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Summary:
 
 
 _COSTS = (
-    "train_tokens", "scored_tokens", "generated_tokens", "steps", "kept_pairs", "candidate_pairs", "wall_s",
-    "learning_rate",
+    "train_tokens", "scored_tokens", "reference_tokens", "generated_tokens", "steps", "refreshes", "kept_pairs",
+    "candidate_pairs", "wall_s", "learning_rate",
 )  # fmt: skip
 
 
@@ -111,6 +113,7 @@ def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
         suite_intervals={name: bounds for name, bounds in suite_intervals.items() if bounds is not None},
         wall_breakdown=_numbers(values.get("wall_breakdown")),
         costs=_numbers({name: values.get(name) for name in _COSTS}),
+        exclusions={name: round(number) for name, number in _numbers(values.get("exclusions")).items()},
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from sage_dpo.report.summary import (
     ABSENT,
-    ArmResult,
     Summary,
     count,
     duration,
@@ -58,11 +57,14 @@ def result_table(summary: Summary, *, with_intervals: bool = True) -> Table:
             for suite in summary.suites
         ),
     ]
+    rows = [row for row in rows if any(cell.text != ABSENT for cell in row[1:])]
     intervals = " with 95 % bootstrap intervals" if with_intervals else ""
     return Table(f"Accuracy in percent{intervals}", ("suite", *summary.arms), tuple(rows), BEST_NOTE)
 
 
-def _accuracy_row(name: str, values: Sequence[float | None], intervals: Sequence[Any], detailed: bool) -> tuple[Cell, ...]:
+def _accuracy_row(
+    name: str, values: Sequence[float | None], intervals: Sequence[Any], detailed: bool
+) -> tuple[Cell, ...]:
     texts = [percent(value) for value in values]
     known = [value for value in values if value is not None]
     best = percent(max(known)) if len(known) > 1 else None  # equal at the printed precision is equally best
@@ -70,26 +72,34 @@ def _accuracy_row(name: str, values: Sequence[float | None], intervals: Sequence
     return (Cell(name), *(Cell(text, detail, text == best) for text, detail in zip(texts, details, strict=True)))
 
 
+_MEASURING = ("probe", "evaluation")
+
 _COST_ROWS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("tokens trained", "train_tokens", count),
     ("tokens scored", "scored_tokens", count),
+    ("tokens through the reference", "reference_tokens", count),
     ("tokens generated", "generated_tokens", count),
     ("pairs kept", "kept_pairs", count),
     ("pairs considered", "candidate_pairs", count),
     ("optimizer steps", "steps", count),
+    ("pool refreshes", "refreshes", count),
     ("learning rate", "learning_rate", lambda value: ABSENT if value is None else f"{value:g}"),
     ("wall-clock", "wall_s", duration),
 )
 
 
 def cost_table(summary: Summary) -> Table:
-    """What each arm cost: tokens, pairs, steps, wall-clock; then the wall-clock by stage."""
+    """What each arm cost: tokens, pairs, steps, wall-clock; then the wall-clock by part. Rows nobody recorded go."""
     arms = summary.arms.values()
     rows = [_cost_row(label, [a.costs.get(key) for a in arms], form) for label, key, form in _COST_ROWS]
-    stages = dict.fromkeys(stage for arm in arms for stage in arm.wall_breakdown)
-    rows += [_cost_row(f"… {stage}", [a.wall_breakdown.get(stage) for a in arms], duration) for stage in stages]
-    note = "Tokens trained: prompt and completion tokens of the pairs that received a gradient. Tokens scored: "
-    note += "forward-only pass over the candidates. Rows that begin with … split the wall-clock by stage."
+    parts = dict.fromkeys(part for arm in arms for part in arm.wall_breakdown)
+    for part in sorted(parts, key=lambda part: part in _MEASURING):
+        label = f"… {part}" + (" (not in wall-clock)" if part in _MEASURING else "")
+        rows.append(_cost_row(label, [arm.wall_breakdown.get(part) for arm in arms], duration))
+    rows = [row for row in rows if any(cell.text != ABSENT for cell in row[1:])]
+    note = "Tokens are real ones, prompt and completion, without padding. Trained: forward and backward, for the pairs "
+    note += "kept; scored: forward only, for all candidates. Wall-clock is what making the policy took; measuring it "
+    note += "is listed but not counted."
     return Table("Cost of each arm", ("", *summary.arms), tuple(rows), note)
 
 
@@ -166,20 +176,21 @@ def format_table(summary: Mapping[str, Any]) -> str:
         DataError: the mapping is no summary.
     """
     parsed = Summary.from_dict(summary)
-    if not parsed.arms:
-        return f"{parsed.name}: no arm has been evaluated yet\n"
     accuracy = result_table(parsed, with_intervals=False)
+    if not accuracy.rows:
+        accuracy = Table(f"{parsed.name}: no arm has been evaluated", ("", *parsed.arms), ())
     bounds = [(percent(i[0]), percent(i[1])) if (i := arm.average_interval) else None for arm in parsed.arms.values()]
-    if any(bounds):
+    if any(bounds) and accuracy.rows:
         cells = (Cell("  95 % interval"), *(Cell(f"{b[0]}-{b[1]}" if b else ABSENT) for b in bounds))
         accuracy = Table(accuracy.caption, accuracy.header, (accuracy.rows[0], cells, *accuracy.rows[1:]))
     tables = [accuracy, cost_table(parsed), comparison_table(parsed)]
-    return "\n".join(_render_plain(table) for table in tables if table.rows)
+    return "\n".join(_render_plain(table) for table in tables if table.rows or table is accuracy)
 
 
 def _render_plain(table: Table) -> str:
+    if not table.rows:
+        return f"{table.caption}\n"
     rows = [list(table.header), *([_plain_cell(cell) for cell in row] for row in table.rows)]
-    rows = [row for row in rows if row is rows[0] or any(cell.strip() != ABSENT for cell in row[1:])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     is_text = [c == 0 or not any(_is_numeric(row[c]) for row in rows[1:]) for c in range(len(table.header))]
     lines = [

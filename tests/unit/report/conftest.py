@@ -49,15 +49,20 @@ def write_run(root: Path, arms: Sequence[str], *, seed: int, steps: int = STEPS)
     rng = np.random.default_rng(seed)
     folder = RunFolder(root, dump_config(_config(arms, steps)))
     folder.manifest["versions"] = {"python": "3.11.0", "torch": "2.13.0"}
-    problems = [Problem(f"p{i:03d}", f"Tom has {i} apples . He finds 7 more . How many ?", str(i + 7)) for i in range(PROBLEMS)]
+    problems = [
+        Problem(f"p{i:03d}", f"Tom has {i} apples . He finds 7 more . How many ?", str(i + 7)) for i in range(PROBLEMS)
+    ]
     folder.stage("problems", lambda: {"problems": len(problems), "duplicates": 2})
     folder.manifest["stages"]["problems"]["seconds"] = 1.25
     write_records(root / "problems" / "train.parquet", problems, Problem)
+    first_pool = _write_rollouts(root / "initial" / "refresh-000", 0, problems, rng)
+    folder.stage("pool-000", lambda: {"pairs": len(first_pool), "generated_tokens": 81_920})
+    folder.manifest["stages"]["pool-000"]["seconds"] = 44.0
     for arm in arms:
         if arm != "vanilla":
-            _write_arm(root / "arms" / arm, SELECTORS[arm], problems, steps, rng)
-            folder.stage(f"arms/{arm}/training", lambda: {"steps": REFRESHES * steps, "over_long_pairs": 3})
-            folder.manifest["stages"][f"arms/{arm}/training"]["seconds"] = 431.0
+            _write_arm(root / "arms" / arm, SELECTORS[arm], problems, first_pool, steps, rng)
+            folder.stage(f"arms/{arm}/train", lambda: {"keep_count": 32, "exclusions": {"over_long": 3}})
+            folder.manifest["stages"][f"arms/{arm}/train"]["seconds"] = 431.0
     folder.record_data("problems/train.parquet", "0" * 64)
     write_json(root / "summary.json", summary(arms, steps))
 
@@ -93,7 +98,15 @@ def summary(arms: Sequence[str] = tuple(AVERAGES), steps: int = STEPS) -> dict[s
             "scored_tokens": 1_111_111 if arm in ("sage", "lowest_margin") else 0,
             "generated_tokens": 345_678,
             "wall_s": 412.5 if arm == "sage" else 502.0,
-            "wall_breakdown": {"rollouts": 120.0, "scoring": 60.0, "training": 230.0},
+            "wall_breakdown": {
+                "refresh": 120.0,
+                "training": 250.0,
+                "probe": 21.0,
+                "first pool": 44.0,
+                "evaluation": 33.0,
+            },
+            "refreshes": 0 if arm == "vanilla" else REFRESHES - 1,
+            "exclusions": {} if arm == "vanilla" else {"over_long": 3},
             "learning_rate": None if arm == "vanilla" else 1e-4,
             "steps": 0 if arm == "vanilla" else REFRESHES * steps,
             "kept_pairs": 768,
@@ -120,11 +133,18 @@ def summary(arms: Sequence[str] = tuple(AVERAGES), steps: int = STEPS) -> dict[s
     }
 
 
-def _write_arm(path: Path, selector: str, problems: list[Problem], steps: int, rng: np.random.Generator) -> None:
-    metrics: list[dict[str, Any]] = []
+def _write_arm(
+    path: Path,
+    selector: str,
+    problems: list[Problem],
+    first_pool: list[PreferencePair],
+    steps: int,
+    rng: np.random.Generator,
+) -> None:
+    metrics: list[dict[str, Any]] = [{"step": 0, "probe/accuracy": 0.47}]
     for version in range(REFRESHES):
         folder = path / f"refresh-{version:03d}"
-        pairs = _write_rollouts(folder, version, problems, rng)
+        pairs = _write_rollouts(folder, version, problems, rng) if version else first_pool
         scores = [row for step in range(steps) for row in _score(pairs, version * steps + step, version, selector, rng)]
         if selector in ("lowest_margin", "sage"):
             write_records(folder / "scores.parquet", scores, PairScore)
@@ -132,12 +152,17 @@ def _write_arm(path: Path, selector: str, problems: list[Problem], steps: int, r
     write_jsonl(path / "metrics.jsonl", metrics)
 
 
-def _write_rollouts(folder: Path, version: int, problems: list[Problem], rng: np.random.Generator) -> list[PreferencePair]:
+def _write_rollouts(
+    folder: Path, version: int, problems: list[Problem], rng: np.random.Generator
+) -> list[PreferencePair]:
     completions, verdicts, pairs = [], [], []
     for problem in problems:
         skill = rng.beta(0.9 + 0.5 * version, 1.2)
         draws = rng.random(SAMPLES)
-        kinds = [VerdictKind.CORRECT if d < skill else VerdictKind.WRONG if d < 0.97 else VerdictKind.UNPARSEABLE for d in draws]
+        kinds = [
+            VerdictKind.CORRECT if d < skill else VerdictKind.WRONG if d < 0.97 else VerdictKind.UNPARSEABLE
+            for d in draws
+        ]
         for sample, kind in enumerate(kinds):
             text = f"{problem.answer} - 7 = {sample} . The answer is \\boxed{{ {sample} }}"
             reason = FinishReason.LENGTH if kind is VerdictKind.UNPARSEABLE else FinishReason.STOP
@@ -163,6 +188,9 @@ def _write_rollouts(folder: Path, version: int, problems: list[Problem], rng: np
     write_records(folder / "completions.parquet", completions, Completion)
     write_records(folder / "verdicts.parquet", verdicts, Verdict)
     write_records(folder / "pairs.parquet", pairs, PreferencePair)
+    write_json(
+        folder / "info.json", {"version": version, "exclusions": {"no_correct_sample": 9 - version, "truncated": 4}}
+    )
     return pairs
 
 
@@ -188,17 +216,19 @@ def _metrics(scores: list[PairScore], step: int, selector: str, rng: np.random.G
     rows = [score for score in scores if score.step == step]
     kept, dropped = [r for r in rows if r.is_kept], [r for r in rows if not r.is_kept]
     row: dict[str, Any] = {
-        "step": step,
+        "step": step + 1,
         "loss": 0.69 - 0.01 * step + 0.02 * rng.random(),
         "rewards/margins": 0.02 * step + 0.05 * rng.random(),
         "rewards/accuracies": min(1.0, 0.5 + 0.02 * step),
-        "sage/tokens_trained": 30_000 + int(500 * rng.random()),
+        "sage/tokens_trained": (step + 1) * (30_000 if selector == "all" else 16_000),
+        "sage/tokens_scored": 0,
     }
-    if step % 4 == 0:
-        row["probe/accuracy"] = 0.47 + 0.006 * step
+    if step % 4 == 3:
+        gain = {"all": 0.09, "random": 0.08}.get(selector, 0.14)
+        row["probe/accuracy"] = 0.47 + gain * (1 - np.exp(-step / 20)) + 0.005 * rng.random()
     if selector in ("lowest_margin", "sage"):
         row["sage/kept_fraction"] = 0.5
-        row["sage/tokens_scored"] = 61_000
+        row["sage/tokens_scored"] = (step + 1) * 30_500
         for name in ("margin", "utility", "gradient_signal", "curvature", "informativeness"):
             row[f"sage/{name}_kept"] = float(np.mean([getattr(r, name) for r in kept]))
             row[f"sage/{name}_dropped"] = float(np.mean([getattr(r, name) for r in dropped]))
