@@ -151,7 +151,8 @@ def rollouts(
     from sage_dpo.pipeline.policies import load_model, load_tokenizer
     from sage_dpo.problems import load_problems
     from sage_dpo.records import Completion
-    from sage_dpo.rollouts import SamplingParams, TransformersEngine, build_prompts
+    from sage_dpo.rollouts import SamplingParams, build_prompts
+    from sage_dpo.rollouts.transformers import TransformersEngine
     from sage_dpo.storage import write_records
 
     policy = PolicySettings(path=model)

@@ -1,0 +1,88 @@
+"""Run folders: nothing half-written, nothing done twice, nothing mixed up."""
+
+from __future__ import annotations
+
+import pytest
+
+from sage_dpo.errors import DataError, RunFolderError
+from sage_dpo.records import Completion, FinishReason, PairScore, PreferencePair, Problem, Verdict, VerdictKind
+from sage_dpo.storage import RunFolder, atomic_path, read_json, read_records, write_json, write_records
+
+SCORE = PairScore(3, "pair", "problem", "easy", 0.5, 0.4, 0.24, 1.0, 0.3, True, 1)
+EXAMPLES = [
+    Problem("p", "1 + 1?", "2", None, {"level": 3, "contexts": [["carry"], []]}),
+    Completion("p", 0, "two é", (1, 2), (3, 4), FinishReason.STOP, 1),
+    Verdict("p", 0, VerdictKind.TIMEOUT, None, "deadline", "5 s"),
+    PreferencePair("q", "p", (1,), (2,), (3,), "a", "b", "c", 0.25, 1, 2, 3),
+    PreferencePair("r", "p", (1,), (2,), (3,)),
+    SCORE,
+]
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)
+def test_records_come_back_as_they_were(record, tmp_path):
+    write_records(tmp_path / "x.parquet", [record, record], type(record))
+    assert read_records(tmp_path / "x.parquet", type(record)) == [record, record]
+
+
+def test_no_records_is_a_file_too(tmp_path):
+    write_records(tmp_path / "x.parquet", [], PreferencePair)
+    assert read_records(tmp_path / "x.parquet", PreferencePair) == []
+
+
+def test_parquet_opens_in_datasets(tmp_path):
+    from datasets import Dataset
+
+    write_records(tmp_path / "x.parquet", [SCORE], PairScore)
+    assert Dataset.from_parquet(str(tmp_path / "x.parquet"), cache_dir=str(tmp_path))[0]["pair_id"] == "pair"
+
+
+def test_reading_what_is_not_there_or_damaged_or_another_kind(tmp_path):
+    with pytest.raises(DataError, match="does not exist; run the stage"):
+        read_records(tmp_path / "x.parquet", Problem)
+    (tmp_path / "x.parquet").write_text("not parquet")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read_records(tmp_path / "x.parquet", Problem)
+    write_records(tmp_path / "x.parquet", [SCORE], PairScore)
+    with pytest.raises(DataError, match="lacks the columns"):
+        read_records(tmp_path / "x.parquet", Problem)
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
+    write_json(tmp_path / "x.json", 1)
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "x.json") as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(tmp_path / "x.json") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_complete_stage_is_not_run_again(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        return {"rows": 3}
+
+    for _ in range(2):
+        folder = RunFolder(tmp_path / "run", "a: 1\n")
+        assert folder.stage("problems", work) == {"rows": 3}
+    assert calls == [1]
+    assert folder.seconds("problems") >= 0
+    assert folder.manifest["versions"]["torch"]
+
+
+def test_a_failed_stage_is_run_again(tmp_path):
+    folder = RunFolder(tmp_path, "a: 1\n")
+    with pytest.raises(ZeroDivisionError):
+        folder.stage("x", lambda: 1 / 0)
+    assert not RunFolder(tmp_path, "a: 1\n").is_complete("x")
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    RunFolder(tmp_path, "a: 1\nb: 2\n")
+    with pytest.raises(RunFolderError, match=r"changed: b: 3\).*--fresh"):
+        RunFolder(tmp_path, "a: 1\nb: 3\n")
