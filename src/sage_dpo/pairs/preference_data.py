@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,7 @@ def _pair_of_row(
         return EQUAL
     if not row["chosen"] or not row["rejected"]:
         return EMPTY
-    parts = row if "prompt" in row else extract_prompt(dict(row))
+    parts: Mapping[str, Any] = row if "prompt" in row else extract_prompt(dict(row))
     if any(_is_blank(parts[name]) for name in ("chosen", "rejected")):
         return EMPTY
     prompt_ids, chosen_ids, rejected_ids = _tokenize(parts, row, tokenizer)
@@ -157,7 +157,7 @@ def _pair_of_row(
         return EQUAL
     if max_length is not None and len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > max_length:
         return OVER_LONG
-    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    decode: Callable[[Any], Any] = partial(tokenizer.decode, skip_special_tokens=True)
     problem_id = next((row[name] for name in ("problem_id", "id") if row.get(name) is not None), None)
     return PreferencePair(
         id=f"row-{number}",

@@ -1,0 +1,148 @@
+"""The eight public benchmarks, one record each, and how they are loaded.
+
+A file is `<data>/<name>.jsonl`, one problem a line: `id`, `problem`, `answer`, optionally `solution`; other fields go
+to the metadata. Sizes are part of the record: a suite that loads another number of problems is an error, so that a
+half-copied file cannot pass for a result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sage_dpo.errors import ConfigError, DataError, SuiteSizeError
+from sage_dpo.records import Problem
+
+GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
+SAMPLED = {"samples": 8, "temperature": 0.6, "top_p": 0.95}
+_PROBLEM_FIELDS = ("id", "problem", "answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark.
+
+    Interpretation: how many samples the paper took is not public; its values for AMC23 and AIME24 are multiples of
+    1/40 and 1/30, which fits one greedy answer a problem. On 30 or 40 problems that has an interval of +-15 points, so
+    these two are avg@8 here, at the temperature and top-p usual for them; the other suites are greedy. Pass
+    `samples={"amc23": 1, "aime24": 1}` to `evaluate_policy` for greedy ones.
+
+    Attributes:
+        name: also the file name, `<name>.jsonl`.
+        size: number of problems.
+        answer_style: `integer`, `number` or `latex`: what the gold answers look like.
+        samples: k of avg@k.
+        temperature, top_p: sampling; temperature 0 is greedy.
+        source: where the problems were published.
+        hub_id, hub_revision: data set and commit on the hub in the same schema; `None` where no such copy is known,
+            so that only the local file is supported.
+    """
+
+    name: str
+    size: int
+    answer_style: str
+    source: str
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    hub_id: str | None = None
+    hub_revision: str | None = None
+
+
+_QWEN = "QwenLM/Qwen2.5-Math@a45202bd16f1ec06f433442dc1152d0074773465:evaluation/data"
+_GSM8K = "openai/grade-school-math@3101c7d5072418e28b9008a6636bde82a006892c:grade_school_math/data/test.jsonl"
+_MATH500 = "openai/prm800k@7ecc794703b2877f63226f2477a49b34f9b25163:prm800k/math_splits/test.jsonl"
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        suite.name: suite
+        for suite in (
+            Benchmark("gsm8k", 1319, "number", f"github.com/{_GSM8K}"),
+            Benchmark("math500", 500, "latex", f"github.com/{_MATH500}"),
+            Benchmark("minerva", 272, "latex", f"github.com/{_QWEN}/minerva_math/test.jsonl"),
+            Benchmark("gaokao2023en", 385, "latex", f"github.com/{_QWEN}/gaokao2023en/test.jsonl"),
+            Benchmark("olympiadbench", 675, "latex", f"github.com/{_QWEN}/olympiadbench/test.jsonl"),
+            Benchmark("college_math", 2818, "latex", f"github.com/{_QWEN}/college_math/test.jsonl"),
+            Benchmark("amc23", 40, "integer", f"github.com/{_QWEN}/amc23/test.jsonl", **SAMPLED),  # type: ignore[arg-type]
+            Benchmark("aime24", 30, "integer", f"github.com/{_QWEN}/aime24/test.jsonl", **SAMPLED),  # type: ignore[arg-type]
+        )
+    }
+)
+
+
+def load_benchmark(name: str, data: Path | str | None, *, limit: int | None = None) -> list[Problem]:
+    """Load one benchmark.
+
+    Args:
+        name: key of `BENCHMARKS`.
+        data: folder with `<name>.jsonl`; `None` loads the hub copy, where there is one.
+        limit: the first so many problems only. The size is checked before, and results on them are partial.
+
+    Raises:
+        ConfigError: unknown name, or neither a folder nor a hub copy.
+        DataError: no such file, a line that is not a problem, or a duplicate id; with line number.
+        SuiteSizeError: another number of problems than the record states.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    path = None if data is None else Path(data) / f"{name}.jsonl"
+    rows = _hub_rows(benchmark) if path is None else _file_rows(path)
+    problems: dict[str, Problem] = {}
+    where = path or benchmark.hub_id
+    for number, row in rows:
+        problem = _problem(row, f"{where}, line {number}")
+        if problem.id in problems:
+            raise DataError(f"{where}, line {number}: id {problem.id!r} occurs twice; remove one of the rows")
+        problems[problem.id] = problem
+    if len(problems) != benchmark.size:
+        raise SuiteSizeError(
+            f"{where} holds {len(problems):,} problems, expected the {benchmark.size:,} of {name}; fetch it again from "
+            f"{benchmark.source} (for a part of a suite, load all of it and pass limit)"
+        )
+    return list(problems.values())[:limit]
+
+
+def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give the folder that holds it (evaluation.suites.data, or --data)")
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not valid JSON ({error}); fix or fetch the file again"
+                ) from None
+
+
+def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, Any]]:
+    if benchmark.hub_id is None or benchmark.hub_revision is None:
+        raise ConfigError(
+            f"no hub copy of {benchmark.name} is pinned, so it is read from a local file; give a folder with "
+            f"{benchmark.name}.jsonl (evaluation.suites.data, or --data). The problems are published at "
+            f"{benchmark.source}"
+        )
+    from datasets import load_dataset
+
+    rows = load_dataset(benchmark.hub_id, split="test", revision=benchmark.hub_revision)
+    yield from enumerate(rows, start=1)
+
+
+def _problem(row: Any, where: str) -> Problem:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: holds {type(row).__name__}, expected an object with {', '.join(_PROBLEM_FIELDS)}")
+    missing = [field for field in _PROBLEM_FIELDS if field not in row]
+    if missing:
+        raise DataError(f"{where}: lacks {missing}, has {sorted(row)}; expected {', '.join(_PROBLEM_FIELDS)}")
+    metadata = {key: value for key, value in row.items() if key not in (*_PROBLEM_FIELDS, "solution")}
+    try:
+        return Problem(row["id"], row["problem"], row["answer"], row.get("solution"), metadata)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
