@@ -141,17 +141,6 @@ def _read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, object]]:
-    columns = ["id", "success_rate", "prompt", "chosen", "rejected"]
-    try:
-        rows: list[dict[str, object]] = pq.read_table(
-            path, columns=columns, filters=[("id", "in", sorted(wanted))]
-        ).to_pylist()
-    except (pa.ArrowException, OSError):
-        return []  # `read_run` has already said that this file is absent or damaged
-    return rows
-
-
 def _shorten(text: str | None) -> str | None:
     if text is None or len(text) <= MAX_TEXT:
         return text

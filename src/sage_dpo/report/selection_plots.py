@@ -25,7 +25,7 @@ from sage_dpo.report.figure import (
 )
 from sage_dpo.report.run import ArmRun, Columns, Refresh
 
-MAX_PANELS = 4
+MAX_PANELS, MAX_BARS = 4, 12
 KEPT_DROPPED = [Key("kept", KEPT, "●"), Key("dropped", DROPPED, "×")]
 _DIFFICULTY_COLOURS = {
     "never solved": UNUSABLE_COLOURS["never solved"],
@@ -168,71 +168,69 @@ def margin_plot(arm: ArmRun) -> Plot | None:
 
 
 def strata_plot(arms: Iterable[ArmRun]) -> Plot | None:
-    """Problems (or, for fixed data, pairs) by success rate at each refresh, one panel an arm."""
-    panels, from_pairs = [], []
+    """Problems by success rate at each refresh, one panel an arm; pairs or candidates where there are no verdicts."""
+    panels, others = [], []
     for arm in arms:
-        shares, what = _strata_by_refresh(arm)
-        if not shares:
-            continue
-        from_pairs += [arm.name] if what == "pairs" else []
-        figure, axes = new_axes()
-        versions = list(shares)
-        bottom = np.zeros(len(versions))
-        for name, colour in _DIFFICULTY_COLOURS.items():
-            height = np.array([100 * shares[version].get(name, 0.0) for version in versions])
-            axes.bar([str(v) for v in versions], height, 0.72, bottom=bottom, color=colour)
-            bottom += height
-        axes.set(ylim=(0, 100), xlabel="refresh", ylabel=f"share of {what}, %", title=arm.name)
-        axes.grid(visible=False, axis="x")
-        spoken = "; ".join(
-            f"refresh {v}: " + ", ".join(f"{name} {share:.0%}" for name, share in shares[v].items()) for v in versions
-        )
-        panels.append(to_panel(figure, salt=f"strata-{arm.name}", alt=f"Difficulty for arm {arm.name}. {spoken}."))
+        shares, counted = _strata_by_refresh(arm)
+        if shares:
+            panels.append(_strata_panel(arm.name, shares, counted))
+            others += [f"{arm.name}: shares of {counted}."] if counted != "problems" else []
     if not panels:
         return None
     reading = (
         "Problems by the share of the policy's own samples that were correct at each refresh, from never solved "
-        "(bottom) over hard, medium and easy to always solved (top). Only the three in the middle yield preference "
-        "pairs; the two ends give none, because all samples of such a problem are wrong or all are right."
+        "(bottom) over hard, medium and easy to always solved (top). The three in the middle yield preference pairs. "
+        "The two ends give none, because all samples of such a problem are wrong or all are right (unless a reference "
+        "solution stands in for the missing right one)."
     )
-    notes = [f"{', '.join(from_pairs)}: shares of pairs, since no verdicts were recorded."] if from_pairs else []
+    notes = ["Without verdicts, other shares are shown.", *others] if others else []
     keys = [Key(name, colour, "■") for name, colour in _DIFFICULTY_COLOURS.items()]
     return Plot("Difficulty of the problems by refresh", reading, panels, keys, notes)
+
+
+def _strata_panel(arm: str, shares: dict[int, dict[str, float]], counted: str) -> Panel:
+    figure, axes = new_axes()
+    bottom = np.zeros(len(shares))
+    for name, colour in _DIFFICULTY_COLOURS.items():
+        height = np.array([100 * share.get(name, 0.0) for share in shares.values()])
+        axes.bar([str(version) for version in shares], height, 0.72, bottom=bottom, color=colour)
+        bottom += height
+    axes.set(ylim=(0, 100), xlabel="refresh", ylabel=f"share of {counted}, %", title=arm)
+    axes.grid(visible=False, axis="x")
+    spoken = "; ".join(
+        f"refresh {version}: " + ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+        for version, share in shares.items()
+    )
+    return to_panel(figure, salt=f"strata-{arm}", alt=f"Shares of {counted} by difficulty for arm {arm}. {spoken}.")
 
 
 def _strata_by_refresh(arm: ArmRun) -> tuple[dict[int, dict[str, float]], str]:
     """Return shares by refresh and what they are shares of: problems if verdicts exist, else pairs, else candidates."""
     settings = arm.config.pool if arm.config else PoolSettings.model_validate({})
-    chosen = [r for r in arm.refreshes if r.version in evenly([r.version for r in arm.refreshes], 12)]
-    by_problem = {
-        r.version: _shares(r.success_rates, settings)
-        for r in chosen
-        if r.success_rates is not None and r.success_rates.size
-    }
-    if by_problem:
-        return by_problem, "problems"
-    rates = {
-        r.version: r.pair_success_rates[np.isfinite(r.pair_success_rates)]
-        for r in chosen
-        if r.pair_success_rates is not None
-    }
-    by_pair = {version: _shares(values, settings) for version, values in rates.items() if values.size}
-    if by_pair:
-        return by_pair, "pairs"
-    drawn = {r.version: r.scores["stratum"].astype(str) for r in chosen if r.scores is not None}
-    return {
-        version: {str(s): float(np.mean(strata == s)) for s in STRATA}
-        for version, strata in drawn.items()
-        if np.isin(strata, [str(s) for s in STRATA]).any()
-    }, "candidates"
+    versions = evenly([refresh.version for refresh in arm.refreshes], MAX_BARS)
+    refreshes = [refresh for refresh in arm.refreshes if refresh.version in versions]
+    rates = {r.version: r.success_rates for r in refreshes if r.success_rates is not None and r.success_rates.size}
+    if rates:
+        return {version: _problem_shares(values, settings) for version, values in rates.items()}, "problems"
+    paired = {r.version: r.pair_success_rates for r in refreshes if r.pair_success_rates is not None}
+    known = {version: values[np.isfinite(values)] for version, values in paired.items()}
+    if any(values.size for values in known.values()):
+        return {version: _stratum_shares(values, settings) for version, values in known.items() if values.size}, "pairs"
+    drawn = {r.version: r.scores["stratum"].astype(str) for r in refreshes if r.scores is not None}
+    shares = {v: {str(s): float(np.mean(names == str(s))) for s in STRATA} for v, names in drawn.items()}
+    return {version: share for version, share in shares.items() if sum(share.values())}, "candidates"
 
 
-def _shares(rates: NDArray[np.float64], settings: PoolSettings) -> dict[str, float]:
+def _problem_shares(rates: NDArray[np.float64], settings: PoolSettings) -> dict[str, float]:
+    ends = {"never solved": float(np.mean(rates == 0)), "always solved": float(np.mean(rates == 1))}
+    between = (rates > 0) & (rates < 1)
+    strata = _stratum_shares(rates[between], settings) if between.any() else {}
+    return {**ends, **{name: float(share * between.mean()) for name, share in strata.items()}}
+
+
+def _stratum_shares(rates: NDArray[np.float64], settings: PoolSettings) -> dict[str, float]:
     codes = assign_strata(rates, easy_min=settings.easy_min, hard_max=settings.hard_max)
-    usable = (rates > 0) & (rates < 1)
-    shares = {"never solved": float(np.mean(rates == 0))}
-    shares |= {str(s): float(np.mean((codes == code) & usable)) for code, s in reversed(list(enumerate(STRATA)))}
-    return shares | {"always solved": float(np.mean(rates == 1))}
+    return {str(stratum): float(np.mean(codes == code)) for code, stratum in enumerate(STRATA)}
 
 
 def _shown(arm: ArmRun) -> list[Refresh]:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from sage_dpo.errors import DataError
-from sage_dpo.records import PairScore
+from sage_dpo.records import PairScore, PreferencePair
 from sage_dpo.report import write_report
 from sage_dpo.report.page import MAX_POINTS
 from sage_dpo.report.run import read_run
@@ -60,10 +61,15 @@ def page(run: Path) -> str:
     return (run / "report" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def small_run(build_run: RunBuilder) -> Path:
+    return build_run(("vanilla", "dpo_full", "sage"), steps=4)
+
+
 @pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may damage."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
+def copy(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of a smaller run that a test may damage."""
+    return Path(shutil.copytree(small_run, tmp_path / "copy"))
 
 
 def rewrite(root: Path) -> str:
@@ -133,9 +139,10 @@ def test_drawings_use_colours_that_follow_light_and_dark(page: str) -> None:
     assert bare == set()
 
 
-def test_same_folder_gives_the_same_bytes(run: Path, page: str, copy: Path) -> None:
-    assert rewrite(copy) == page
-    assert (copy / "report" / "table.md").read_bytes() == (run / "report" / "table.md").read_bytes()
+def test_same_folder_gives_the_same_bytes(copy: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(copy, tmp_path / "elsewhere"))
+    assert rewrite(copy) == rewrite(copy) == rewrite(other)
+    assert (copy / "report" / "table.md").read_bytes() == (other / "report" / "table.md").read_bytes()
 
 
 def test_examples_are_the_extremes_of_the_recorded_scores(run: Path, page: str) -> None:
@@ -174,7 +181,6 @@ def test_complete_run_reports_nothing_missing(page: str) -> None:
 
 def test_interrupted_run_without_summary_still_gets_a_page(copy: Path) -> None:
     (copy / "summary.json").unlink()
-    (copy / "report" / "table.md").unlink()
     page = rewrite(copy)
     assert "summary.json is not there" in page
     assert "No arm has been evaluated." in page
@@ -220,7 +226,7 @@ def test_single_arm_run_reports(build_run: RunBuilder) -> None:
 def test_non_finite_scores_are_left_out_and_counted(copy: Path) -> None:
     path = copy / "arms" / "sage" / "refresh-002" / "scores.parquet"
     scores = read_records(path, PairScore)
-    bad = [PairScore(**{**{n: getattr(s, n) for n in s.__slots__}, "margin": float("nan")}) for s in scores[:5]]
+    bad = [replace(score, margin=float("nan")) for score in scores[:5]]
     write_records(path, [*bad, *scores[5:]], PairScore)
     refresh = read_run(copy).arms["sage"].refreshes[2]
     assert refresh.counts["unscored candidates"] == 5
@@ -244,3 +250,47 @@ def test_long_run_is_thinned_to_a_small_page_and_says_so(copy: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a run folder"):
         write_report(tmp_path)
+
+
+def test_fixed_preference_data_shows_the_strata_that_were_drawn(copy: Path) -> None:
+    """Fixed data has no verdicts and need not know success rates: shares fall back on the scored candidates."""
+    for folder in (copy / "initial" / "refresh-000", *copy.glob("arms/*/refresh-*")):
+        for name in ("completions.parquet", "verdicts.parquet", "info.json"):
+            (folder / name).unlink(missing_ok=True)
+        if (folder / "pairs.parquet").exists():
+            pairs = read_records(folder / "pairs.parquet", PreferencePair)
+            bare = [replace(pair, success_rate=None, prompt="", chosen="", rejected="") for pair in pairs]
+            write_records(folder / "pairs.parquet", bare, PreferencePair)
+    text = Text(rewrite(copy)).text
+    assert "share of candidates, %" in text
+    assert "sage: shares of candidates." in text
+    assert "not stored as text" in text
+    assert "success rateunknown" in text.replace("\n", "")
+
+
+def test_hostile_arm_names_are_escaped_everywhere(copy: Path) -> None:
+    hostile = "<script>alert(1)</script> $x$"
+    values = read_json(copy / "summary.json")
+    for part in ("arms", "intervals"):
+        values[part][hostile] = values[part]["sage"]
+    values["comparisons"][f"{hostile}_minus_sage"] = {"mean": 0.0, "low": -0.1, "high": 0.1}
+    write_json(copy / "summary.json", values)
+    page = rewrite(copy)
+    assert "script" not in Text(page).tags
+    assert hostile in Text(page).text
+
+
+def test_tuning_run_without_evaluation_shows_curves_and_costs(tmp_path: Path) -> None:
+    arms = [f"{arm}@{rate}" for arm in ("dpo", "random", "sage") for rate in ("5e-05", "0.0001", "0.0002", "0.0004")]
+    results = {arm: {"average": None, "suites": {}, "train_tokens": 1000 + i} for i, arm in enumerate(arms)}
+    write_json(tmp_path / "summary.json", {"name": "tuning", "seed": 0, "arms": results})
+    for arm in arms:
+        rows = [{"step": step, "probe/accuracy": 0.4 + 0.01 * step} for step in (0, 10)]
+        path = tmp_path / "arms" / arm / "metrics.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    page = rewrite(tmp_path)
+    assert "summary.json holds no accuracies" in page
+    assert "Cost of each arm" in page
+    assert "from 40 to 50" in page
+    assert "Accuracy in percent with" not in page

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sage_dpo.config import PoolSettings
 from sage_dpo.core.utility import sage_utility
 from sage_dpo.report.examples import MAX_TEXT, _shorten, choose_examples
 from sage_dpo.report.figure import DARK, arm_keys, drawing, evenly, new_axes, thin_line, to_panel
 from sage_dpo.report.run import read_run
-from sage_dpo.report.selection_plots import plane_plot
+from sage_dpo.report.selection_plots import _problem_shares, plane_plot
 
 RunBuilder = Callable[..., Path]
 
@@ -85,6 +86,15 @@ def test_success_rates_are_correct_over_sampled(run: Path) -> None:
     assert initial.success_rates is not None
     assert initial.counts["correct"] == pytest.approx(8 * initial.success_rates.sum())
     assert initial.counts["completions"] == 8 * initial.counts["problems"]
+
+
+def test_problem_shares_add_up_and_the_ends_are_apart() -> None:
+    """Eight problems: 2 never, 1 hard (1/8), 2 medium (3/8, 5/8), 1 easy (7/8), 2 always."""
+    rates = np.array([0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0])
+    shares = _problem_shares(rates, PoolSettings())
+    expected = {"never solved": 0.25, "hard": 0.125, "medium": 0.25, "easy": 0.125, "always solved": 0.25}
+    assert shares == pytest.approx(expected)
+    assert _problem_shares(np.array([0.0, 1.0]), PoolSettings()) == {"never solved": 0.5, "always solved": 0.5}
 
 
 def test_recorded_utilities_lie_on_the_contours_that_are_drawn(run: Path) -> None:
