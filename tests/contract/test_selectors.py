@@ -64,8 +64,11 @@ def choose(
 def test_exact_count_sorted_without_duplicates(settings: SelectorSettings, strata: np.ndarray | None) -> None:
     keep = keep_of(settings, N)
     kept = choose(make_selector(settings), make_scores(), keep, strata).kept
-    assert kept.dtype == np.int64 and kept.size == keep
-    assert (np.diff(kept) > 0).all() and kept.min() >= 0 and kept.max() < N
+    assert kept.dtype == np.int64
+    assert kept.size == keep
+    assert (np.diff(kept) > 0).all()
+    assert kept.min() >= 0
+    assert kept.max() < N
 
 
 @every_selector
@@ -154,7 +157,8 @@ def test_extreme_margins_stay_finite(settings: SelectorSettings) -> None:
         logps, logps[::-1].copy(), np.ones(6), np.ones(6), np.ones(6), np.ones(6), logps[::-1].copy(), logps
     )
     selection = choose(make_selector(extreme), scores, 3, None)
-    assert selection.ranking is not None and selection.kept.size == 3
+    assert selection.ranking is not None
+    assert selection.kept.size == 3
     assert all(np.isfinite(getattr(selection.ranking, f.name)).all() for f in fields(selection.ranking))
 
 
@@ -208,7 +212,8 @@ def test_lowest_margin_keeps_the_lowest_margins() -> None:
         np.array([-1.0, -4.0, -1.0]), np.array([-2.0, -1.0, -3.0]), np.array([1, 2, 2]), np.array([2, 1, 1])
     )
     selection = choose(make_selector(SelectorSettings(name="lowest_margin")), scores, 2, None)
-    assert selection.ranking is not None and selection.ranking.margin.tolist() == [0.0, -1.0, 2.5]
+    assert selection.ranking is not None
+    assert selection.ranking.margin.tolist() == [0.0, -1.0, 2.5]
     assert selection.kept.tolist() == [0, 1]
 
 
@@ -226,6 +231,15 @@ def test_sage_without_informativeness_is_lowest_margin_at_any_damping() -> None:
     assert sage.kept.tolist() == lowest.kept.tolist()
 
 
+def test_sage_prefers_the_lower_margin_where_utilities_saturate() -> None:
+    # S tends to J / lambda for margins far below 0: at -50 and -60 float64 cannot tell the two apart.
+    scores = CandidateScores(np.array([-55.0, -65.0]), np.full(2, -5.0), *np.ones((2, 2)), *np.full((2, 2), 0.35))
+    selection = choose(make_selector(SelectorSettings(damping=0.1)), scores, 1, None)
+    assert selection.ranking is not None
+    assert selection.ranking.priority[0] == selection.ranking.priority[1]
+    assert selection.kept.tolist() == [1]
+
+
 def test_damped_sage_weighs_informativeness() -> None:
     # Equal margins: only J tells the pairs apart.
     ones = np.ones(4)
@@ -233,7 +247,8 @@ def test_damped_sage_weighs_informativeness() -> None:
     selection = choose(make_selector(SelectorSettings(damping=1.0)), scores, 2, None)
     assert selection.kept.tolist() == [1, 3]
     # g = 1/2, h = 1/4, J = 0.9, lambda = 1: (0.25 * 0.9) / (0.225 + 1)
-    assert selection.ranking is not None and selection.ranking.utility[1] == pytest.approx(0.225 / 1.225)
+    assert selection.ranking is not None
+    assert selection.ranking.utility[1] == pytest.approx(0.225 / 1.225)
 
 
 def test_boundary_filter_excludes_and_refills() -> None:

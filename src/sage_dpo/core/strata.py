@@ -14,7 +14,7 @@ STRATA: tuple[Stratum, ...] = (Stratum.EASY, Stratum.MEDIUM, Stratum.HARD)
 
 CODES: dict[Stratum, int] = {stratum: code for code, stratum in enumerate(STRATA)}
 
-_TOLERANCE = 1e-6  # a float32 column stores 7/10 as 0.69999999; it still means 0.7
+_TOLERANCE = 1e-6  # a float32 column stores 7/10 as 0.69999999, also when read as float64; it still means 0.7
 
 
 def check_bounds(easy_min: float, hard_max: float) -> None:

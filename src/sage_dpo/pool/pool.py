@@ -19,7 +19,7 @@ from sage_dpo.core.strata import STRATA, assign_strata, check_bounds
 from sage_dpo.errors import ConfigError, EmptyPoolError
 
 SCHEDULE_BY = ("progress", "competence")
-_CYCLE_STREAM, _ORDER_STREAM = 0, 1  # keep the two uses of (seed, version) apart
+_CYCLE_STREAM, _ORDER_STREAM = 0x4359434C, 0x4F524445  # keep keys apart, also from callers' (seed, version, step)
 
 
 @dataclass(frozen=True)

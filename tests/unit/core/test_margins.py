@@ -73,7 +73,8 @@ def test_margin_gradient_is_the_inverse_length() -> None:
     # d m / d L(y+) = tau / n+ = 2 / 4, d m / d L(y-) = -tau / n- = -2 / 5
     chosen, rejected = tensor(-8).requires_grad_(), tensor(-10).requires_grad_()
     confidence_margin(chosen, rejected, tensor(4), tensor(5), temperature=2.0).sum().backward()
-    assert chosen.grad is not None and rejected.grad is not None
+    assert chosen.grad is not None
+    assert rejected.grad is not None
     assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((0.5, -0.4))
 
 

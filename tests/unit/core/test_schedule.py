@@ -22,7 +22,8 @@ def test_weights_reach_both_ends() -> None:
 @given(st.floats(0, 1))
 def test_weights_are_a_distribution_everywhere(position: float) -> None:
     weights = stratum_weights((0.5, 0.3, 0.2), (0.0, 0.1, 0.9), position)
-    assert weights.sum() == pytest.approx(1.0) and (weights >= 0).all()
+    assert weights.sum() == pytest.approx(1.0)
+    assert (weights >= 0).all()
 
 
 def test_competence_position_by_hand() -> None:
@@ -44,6 +45,8 @@ def test_an_empty_stratum_is_shared_out_by_weight() -> None:
 def test_a_small_stratum_gives_all_it_has() -> None:
     # quota 5, 3, 2; the first holds 1, so 9 over 0.3 : 0.2 -> 5.4 : 3.6 -> 5 : 4
     assert allocate(10, (0.5, 0.3, 0.2), (1, 10, 10)).tolist() == [1, 5, 4]
+    # quota 3, 1.8, 1.2; the first holds 2, so 4 over 0.3 : 0.2 -> 2.4 : 1.6 -> 2 : 2 (rounding first gives 3 : 1)
+    assert allocate(6, (0.5, 0.3, 0.2), (2, 4, 4)).tolist() == [2, 2, 2]
 
 
 def test_strata_of_weight_zero_serve_only_when_the_others_are_exhausted() -> None:
@@ -74,7 +77,8 @@ def test_allocation_is_exact_and_within_bounds(strata: list[tuple[int, float]], 
 def test_allocation_proportional_to_size_never_exceeds_a_stratum(sizes: list[int], share: float) -> None:
     total = int(share * sum(sizes))
     counts = allocate(total, sizes, sizes)
-    assert counts.sum() == total and (counts <= np.array(sizes)).all()
+    assert counts.sum() == total
+    assert (counts <= np.array(sizes)).all()
 
 
 def test_invalid_input_is_rejected() -> None:

@@ -72,14 +72,17 @@ def test_pairing_removes_the_difficulty_of_the_problems() -> None:
     rng = np.random.default_rng(5)
     baseline = rng.random(300)
     interval = paired_difference_interval(baseline + 0.01, baseline, seed=0)
-    assert interval.estimate == pytest.approx(0.01) and interval.low > 0.0099 and interval.high < 0.0101
+    assert interval.estimate == pytest.approx(0.01)
+    assert interval.low > 0.0099
+    assert interval.high < 0.0101
 
 
 def test_swapping_the_arms_mirrors_the_difference() -> None:
     rng = np.random.default_rng(6)
     a, b = rng.random(40), rng.random(40)
     forward, backward = (paired_difference_interval(*x, seed=0) for x in ((a, b), (b, a)))
-    assert forward.low == pytest.approx(-backward.high) and forward.high == pytest.approx(-backward.low)
+    assert forward.low == pytest.approx(-backward.high)
+    assert forward.high == pytest.approx(-backward.low)
 
 
 def test_gradient_snr_by_hand() -> None:

@@ -24,8 +24,11 @@ def test_bounds_belong_to_the_easier_stratum() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_seven_of_ten_is_easy_and_three_of_ten_medium_in_any_precision(dtype: type) -> None:
-    # float32(0.7) = 0.699999988 < 0.7
-    assert assign_strata(np.array([7 / 10, 3 / 10], dtype=dtype)).tolist() == [EASY, MEDIUM]
+    rates = np.array([7 / 10, 3 / 10], dtype=dtype)
+    assert assign_strata(rates).tolist() == [EASY, MEDIUM]
+    # a float32 column read back as float64: 0.699999988 < 0.7
+    assert assign_strata(rates.astype(np.float64)).tolist() == [EASY, MEDIUM]
+    assert assign_strata(rates.astype(np.float64), easy_min=0.8, hard_max=0.7).tolist() == [MEDIUM, HARD]
 
 
 def test_bounds_are_configurable() -> None:

@@ -57,6 +57,8 @@ def test_token_informativeness_is_never_negative_in_float32() -> None:
     logps = logits.log_softmax(-1)
     values = token_informativeness(logps.max(-1).values, (2 * logps).exp().sum(-1))
     assert (values >= 0).all()
+    # a sum of squares rounded to just below p^2 = 1: 1 - 2 + (1 - 6e-8) would be negative
+    assert token_informativeness(torch.tensor([0.0]), torch.tensor([1.0 - 2**-24])).tolist() == [0.0]
 
 
 def test_informativeness_is_the_squared_gradient_norm_of_the_log_probability() -> None:
@@ -174,7 +176,8 @@ def test_log_utility_is_finite_and_untied_at_extreme_margins(damping: float, use
 def test_gradient_of_log_utility_is_finite_at_extremes() -> None:
     margin = EXTREMES.clone().requires_grad_()
     log_sage_utility(margin, torch.ones_like(margin), damping=0.1).sum().backward()
-    assert margin.grad is not None and torch.isfinite(margin.grad).all()
+    assert margin.grad is not None
+    assert torch.isfinite(margin.grad).all()
 
 
 def test_a_pair_without_informativeness_has_utility_zero() -> None:

@@ -31,7 +31,8 @@ def test_draw_follows_the_schedule() -> None:
     pool = make_pool()
     for progress, wanted in ((0.0, [10, 6, 4]), (0.5, [6, 6, 8]), (1.0, [2, 6, 12])):
         strata = pool.draw(20, step=0, progress=progress).strata
-        assert strata is not None and np.bincount(strata, minlength=3).tolist() == wanted
+        assert strata is not None
+        assert np.bincount(strata, minlength=3).tolist() == wanted
 
 
 def test_draw_reports_the_stratum_of_each_pair() -> None:
@@ -53,22 +54,26 @@ def test_schedule_by_competence_ignores_progress() -> None:
     rates = np.random.default_rng(1).random(100)
     pool = CandidatePool(100, rates, settings=by_competence, seed=0, competence=0.6)
     strata = pool.draw(20, step=0, progress=0.0).strata
-    assert strata is not None and np.bincount(strata, minlength=3).tolist() == [6, 6, 8]
+    assert strata is not None
+    assert np.bincount(strata, minlength=3).tolist() == [6, 6, 8]
     pool.refresh(100, rates, version=1, competence=0.8)
     strata = pool.draw(20, step=1, progress=0.0).strata
-    assert strata is not None and np.bincount(strata, minlength=3).tolist() == [2, 6, 12]
+    assert strata is not None
+    assert np.bincount(strata, minlength=3).tolist() == [2, 6, 12]
 
 
 def test_without_a_schedule_strata_are_drawn_by_size() -> None:
     rates = np.repeat([0.9, 0.5, 0.1], [50, 30, 20])
     draw = CandidatePool(100, rates, settings=PoolSettings(), seed=0).draw(10, step=0, progress=0.7)
-    assert draw.strata is not None and np.bincount(draw.strata, minlength=3).tolist() == [5, 3, 2]
+    assert draw.strata is not None
+    assert np.bincount(draw.strata, minlength=3).tolist() == [5, 3, 2]
 
 
 def test_an_empty_stratum_is_replaced_by_the_others() -> None:
     pool = CandidatePool(60, np.repeat([0.9, 0.1], [30, 30]), settings=SCHEDULED, seed=0)
     strata = pool.draw(20, step=0, progress=0.0).strata  # weights 0.5 : 0.2 -> 14.3 : 5.7
-    assert strata is not None and np.bincount(strata, minlength=3).tolist() == [14, 0, 6]
+    assert strata is not None
+    assert np.bincount(strata, minlength=3).tolist() == [14, 0, 6]
 
 
 @given(
@@ -106,7 +111,8 @@ def test_resume_equals_uninterrupted(counts: list[int], data: st.DataObject) -> 
     saved = json.loads(json.dumps(first.state_dict()))
     second = CandidatePool(11, rates, settings=SCHEDULED, seed=5)
     second.load_state_dict(saved)
-    assert second.state_dict() == saved and second.metrics() == first.metrics()
+    assert second.state_dict() == saved
+    assert second.metrics() == first.metrics()
     assert head + run(second, range(stop, len(counts))) == whole
 
 
@@ -141,7 +147,7 @@ def test_state_stays_small() -> None:
 
 def test_draws_depend_on_seed_version_and_nothing_else() -> None:
     base = draw_many(make_pool(), 10, range(5))
-    np.random.seed(123)  # the global generator must not matter
+    np.random.seed(123)  # noqa: NPY002  (the point: the global generator must not matter)
     assert draw_many(make_pool(), 10, range(5)) == base
     assert draw_many(make_pool(seed=1), 10, range(5)) != base
     later = make_pool()
@@ -152,7 +158,8 @@ def test_draws_depend_on_seed_version_and_nothing_else() -> None:
 def test_strata_are_mixed_within_a_draw() -> None:
     # microbatches are consecutive candidates: they must not be sorted by stratum
     strata = make_pool(1000).draw(200, step=0, progress=0.0).strata
-    assert strata is not None and len(set(strata[:50].tolist())) == 3
+    assert strata is not None
+    assert len(set(strata[:50].tolist())) == 3
 
 
 def test_cycles_are_uniform() -> None:
@@ -166,7 +173,8 @@ def test_cycles_are_uniform() -> None:
 def test_an_unstratified_pool_needs_no_success_rates() -> None:
     pool = make_pool(10, UNSTRATIFIED)
     draws = [pool.draw(5, step=s, progress=0.0) for s in range(2)]
-    assert all(d.strata is None for d in draws) and pool.strata is None
+    assert all(d.strata is None for d in draws)
+    assert pool.strata is None
     assert sorted(np.concatenate([d.indices for d in draws]).tolist()) == list(range(10))
 
 
@@ -179,7 +187,8 @@ def test_refresh_replaces_membership() -> None:
     pool = make_pool(100)
     draw_many(pool, 10, range(3))
     pool.refresh(5, np.array([0.1, 0.1, 0.5, 0.9, 0.9]), version=1)
-    assert pool.occupancy.tolist() == [2, 1, 2] and pool.competence == pytest.approx(0.5)
+    assert pool.occupancy.tolist() == [2, 1, 2]
+    assert pool.competence == pytest.approx(0.5)
     assert sorted(pool.draw(5, step=3, progress=0.1).indices.tolist()) == list(range(5))
 
 
@@ -195,7 +204,8 @@ def test_metrics_by_hand() -> None:
     pool = CandidatePool(10, rates, settings=SCHEDULED, seed=0, version=2)
     pool.draw(10, step=0, progress=1.0)
     metrics = pool.metrics()
-    assert metrics["pool/version"] == 2 and metrics["pool/size"] == 10
+    assert metrics["pool/version"] == 2
+    assert metrics["pool/size"] == 10
     assert metrics["pool/competence"] == pytest.approx(0.62)  # (5 * 0.9 + 3 * 0.5 + 2 * 0.1) / 10
     assert [metrics[f"pool/{s}/pairs"] for s in ("easy", "medium", "hard")] == [5, 3, 2]
     assert [metrics[f"pool/{s}/weight"] for s in ("easy", "medium", "hard")] == pytest.approx([0.1, 0.3, 0.6])
@@ -210,7 +220,8 @@ def test_ten_million_pairs_are_drawn_in_seconds() -> None:
     built = time.perf_counter() - begun
     begun = time.perf_counter()
     draw_many(pool, 1024, range(1, 100))
-    assert built < 20 and time.perf_counter() - begun < 5
+    assert built < 20
+    assert time.perf_counter() - begun < 5
 
 
 def test_impossible_draws_and_pools_are_rejected() -> None:
