@@ -186,7 +186,7 @@ class CandidatePool:
             "version": self.version,
             "competence": self.competence,
             "size": self.size,
-            "strata_crc32": zlib.crc32(self._codes),
+            "strata_crc32": zlib.crc32(self._codes.data),
             "weights": self._weights.tolist(),
             "walks": [walk.state_dict() for walk in self._walks],
         }
