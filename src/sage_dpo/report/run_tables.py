@@ -113,4 +113,6 @@ def _plain(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items()) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
