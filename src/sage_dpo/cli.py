@@ -170,7 +170,8 @@ def rollouts(
 def verify(
     problems_path: ProblemsPath,
     completions: Annotated[
-        str, typer.Option(help="Parquet of `rollouts`, JSONL of problem_id and completion, or a column of the problems.")
+        str,
+        typer.Option(help="Parquet of `rollouts`, JSONL of problem_id and completion, or a column of the problems."),
     ],
     output: Annotated[Path | None, typer.Option(help="Verdicts as Parquet.")] = None,
     workers: int = 2,
@@ -260,7 +261,9 @@ def score(
 def evaluate(
     model: ModelPath,
     suites: Annotated[str, typer.Option(help="all (the benchmarks), gym, or names separated by commas.")] = "all",
-    data: Annotated[Path | None, typer.Option(help="Folder of <suite>.jsonl; without it, pinned hub revisions.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of <suite>.jsonl; without it, pinned hub revisions.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
     max_new_tokens: int = 512,
     batch_size: int = 256,

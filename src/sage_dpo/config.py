@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sage_dpo.errors import ConfigError
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -35,9 +34,10 @@ class SelectorSettings(_Section):
         selector: registered name: `all`, `random`, `lowest_margin`, `sage`, or a user's own.
         keep_ratio: gamma, the fraction of the candidates that is trained on.
         margin: `confidence` m, `implicit` u, or `implicit_normalized`.
-        margin_temperature: tau, scale of the length-normalised margins.
-        damping: lambda of the SAGE utility, >= 0.
-        length_normalized: divide log-probabilities and J by completion length.
+        margin_temperature: tau, scale of the confidence and the normalised implicit margin.
+        implicit_beta: beta of the implicit margin; `None` is the loss's beta.
+        damping: lambda of the SAGE utility, >= 0. At 0 informativeness cancels and the utility is exp(-margin).
+        length_normalized: divide log-probabilities (confidence margin) and J by completion length.
         use_gradient_signal, use_curvature, use_informativeness: the paper's ablations (g = 1, h = 0, J = 1 when off).
         boundary_width: pairs with abs(margin) below it are dropped before the cut; 0 switches the filter off.
         cut: keep the top fraction within each `stratum`, or over the whole batch (`global`).
@@ -46,14 +46,26 @@ class SelectorSettings(_Section):
     selector: str = "sage"
     keep_ratio: float = Field(0.5, gt=0.0, le=1.0)
     margin: Literal["confidence", "implicit", "implicit_normalized"] = "confidence"
-    margin_temperature: float = Field(1.0, gt=0.0)
-    damping: float = Field(1.0, ge=0.0)
+    margin_temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    implicit_beta: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    damping: float = Field(1.0, ge=0.0, allow_inf_nan=False)
     length_normalized: bool = True
     use_gradient_signal: bool = True
     use_curvature: bool = True
     use_informativeness: bool = True
-    boundary_width: float = Field(0.0, ge=0.0)
+    boundary_width: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     cut: Literal["stratum", "global"] = "stratum"
+
+    @model_validator(mode="after")
+    def _check(self) -> SelectorSettings:
+        if self.selector == "all" and self.keep_ratio != 1.0:
+            raise ValueError(f"selector is all with keep_ratio {self.keep_ratio}; set keep_ratio to 1.0")
+        if not self.use_curvature and self.damping == 0:
+            raise ValueError(
+                "damping is 0 with use_curvature off, so the utility g^2 J / (h J + damping) divides by zero; "
+                "set damping > 0 or use_curvature to true"
+            )
+        return self
 
 
 class PoolSettings(_Section):
@@ -65,6 +77,7 @@ class PoolSettings(_Section):
         schedule_start, schedule_end: weights (easy, medium, hard) at the start and the end; `None` is
             proportional to occupancy.
         schedule_by: position between the two by training `progress` or by measured `competence`.
+        competence_start, competence_target: competence at which the schedule begins and ends.
         refresh_steps: refresh the pool every so many optimizer steps; 0 never.
     """
 
@@ -74,14 +87,18 @@ class PoolSettings(_Section):
     schedule_start: tuple[float, float, float] | None = None
     schedule_end: tuple[float, float, float] | None = None
     schedule_by: Literal["progress", "competence"] = "progress"
+    competence_start: float = Field(0.0, ge=0.0, le=1.0)
+    competence_target: float = Field(1.0, ge=0.0, le=1.0)
     refresh_steps: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> PoolSettings:
         if self.hard_max > self.easy_min:
             raise ValueError(f"hard_max is {self.hard_max}, above easy_min {self.easy_min}; lower hard_max")
-        if (self.schedule_start is None) != (self.schedule_end is None):
-            raise ValueError("schedule_start and schedule_end go together; set both or neither")
+        if self.competence_start >= self.competence_target:
+            raise ValueError(
+                f"competence_start is {self.competence_start}, not below competence_target {self.competence_target}"
+            )
         for name in ("schedule_start", "schedule_end"):
             weights = getattr(self, name)
             if weights is None:
@@ -380,7 +397,9 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> set[
         if fields:
             candidates = [nested for field in fields for nested in _models_in(field.annotation)]
         else:  # the tag of a union: narrow to that variant
-            candidates = [c for c in candidates if part in getattr(c.model_fields.get("kind"), "annotation", c).__args__]
+            candidates = [
+                c for c in candidates if part in getattr(c.model_fields.get("kind"), "annotation", c).__args__
+            ]
     return {name for candidate in candidates for name in candidate.model_fields}
 
 

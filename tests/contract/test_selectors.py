@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sage_dpo.config import validate
 from sage_dpo.errors import ConfigError, NumericalError
 from sage_dpo.selectors import registry
 from sage_dpo.selectors.base import CandidateScores, Selection, Selector, SelectorSettings
 from sage_dpo.selectors.registry import SELECTORS, make_selector, register_selector
 
-BASE = SelectorSettings(damping=0.05, temperature=2.0)
+BASE = SelectorSettings(damping=0.05, margin_temperature=2.0)
+
+
+def variant(**changes: Any) -> SelectorSettings:
+    return SelectorSettings(**{**BASE.model_dump(), **changes})
+
+
 VARIANTS = {
-    **{name: replace(BASE, name=name) for name in SELECTORS},
-    "lowest_margin, implicit": replace(BASE, name="lowest_margin", margin="implicit"),
-    "lowest_margin, boundary": replace(BASE, name="lowest_margin", boundary_width=0.5),
-    "sage, implicit_normalized": replace(BASE, margin="implicit_normalized"),
-    "sage, undamped": replace(BASE, damping=0.0),
-    "sage, no signal": replace(BASE, use_gradient_signal=False),
-    "sage, no curvature": replace(BASE, use_curvature=False),
-    "sage, no informativeness": replace(BASE, use_informativeness=False),
-    "sage, no normalisation": replace(BASE, length_normalized=False),
-    "sage, boundary": replace(BASE, boundary_width=0.5),
-    "sage, global": replace(BASE, cut="global"),
+    **{name: variant(selector=name, keep_ratio=1.0 if name == "all" else 0.5) for name in SELECTORS},
+    "lowest_margin, implicit": variant(selector="lowest_margin", margin="implicit"),
+    "lowest_margin, boundary": variant(selector="lowest_margin", boundary_width=0.5),
+    "sage, implicit_normalized": variant(margin="implicit_normalized"),
+    "sage, undamped": variant(damping=0.0),
+    "sage, no signal": variant(use_gradient_signal=False),
+    "sage, no curvature": variant(use_curvature=False),
+    "sage, no informativeness": variant(use_informativeness=False),
+    "sage, no normalisation": variant(length_normalized=False),
+    "sage, boundary": variant(boundary_width=0.5),
+    "sage, global": variant(cut="global"),
 }
 every_selector = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
 scored = pytest.mark.parametrize("settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores], ids=str)
@@ -49,7 +57,7 @@ def make_strata(count: int = N, seed: int = 0) -> np.ndarray:
 
 
 def keep_of(settings: SelectorSettings, count: int) -> int:
-    return count if settings.name == "all" else (count + 1) // 2
+    return count if settings.selector == "all" else (count + 1) // 2
 
 
 def choose(
@@ -94,7 +102,7 @@ def test_one_candidate(settings: SelectorSettings) -> None:
 def test_strata_keep_their_share_under_the_stratum_cut(settings: SelectorSettings) -> None:
     strata = np.repeat([0, 1, 2], [12, 8, 4]).astype(np.int8)
     kept = choose(make_selector(settings), make_scores(), keep_of(settings, N), strata).kept
-    if settings.cut == "stratum" and settings.boundary_width == 0 and settings.name != "all":
+    if settings.cut == "stratum" and settings.boundary_width == 0 and settings.selector != "all":
         assert np.bincount(strata[kept]).tolist() == [6, 4, 2]
 
 
@@ -114,7 +122,7 @@ def test_impossible_requests_are_rejected(settings: SelectorSettings) -> None:
 def test_names_and_protocol(settings: SelectorSettings) -> None:
     selector = make_selector(settings)
     assert isinstance(selector, Selector)
-    assert selector.name == settings.name
+    assert selector.name == settings.selector
     assert selector.needs_scores or not (selector.needs_reference or selector.needs_informativeness)
 
 
@@ -151,7 +159,7 @@ def test_ranking_explains_the_choice(settings: SelectorSettings) -> None:
 
 @scored
 def test_extreme_margins_stay_finite(settings: SelectorSettings) -> None:
-    extreme = replace(settings, length_normalized=False)
+    extreme = variant(**{**settings.model_dump(), "length_normalized": False})
     logps = np.array([0.0, -1e4, -1e4, 0.0, -5e3, -1e-9])
     scores = CandidateScores(
         logps, logps[::-1].copy(), np.ones(6), np.ones(6), np.ones(6), np.ones(6), logps[::-1].copy(), logps
@@ -195,11 +203,11 @@ def test_a_missing_column_is_named(settings: SelectorSettings) -> None:
 
 def test_all_refuses_to_drop_pairs() -> None:
     with pytest.raises(ValueError, match="'all' keeps every pair but was asked for 3 of 24"):
-        choose(make_selector(replace(BASE, name="all")), make_scores(), 3, None)
+        choose(make_selector(variant(selector="all", keep_ratio=1.0)), make_scores(), 3, None)
 
 
 def test_random_is_uniform_and_depends_on_the_generator() -> None:
-    selector, scores = make_selector(replace(BASE, name="random")), make_scores()
+    selector, scores = make_selector(variant(selector="random")), make_scores()
     counts = np.zeros(N)
     for seed in range(4000):
         counts[choose(selector, scores, 6, None, seed=seed).kept] += 1
@@ -211,7 +219,7 @@ def test_lowest_margin_keeps_the_lowest_margins() -> None:
     scores = CandidateScores(
         np.array([-1.0, -4.0, -1.0]), np.array([-2.0, -1.0, -3.0]), np.array([1, 2, 2]), np.array([2, 1, 1])
     )
-    selection = choose(make_selector(SelectorSettings(name="lowest_margin")), scores, 2, None)
+    selection = choose(make_selector(SelectorSettings(selector="lowest_margin")), scores, 2, None)
     assert selection.ranking is not None
     assert selection.ranking.margin.tolist() == [0.0, -1.0, 2.5]
     assert selection.kept.tolist() == [0, 1]
@@ -219,15 +227,15 @@ def test_lowest_margin_keeps_the_lowest_margins() -> None:
 
 def test_undamped_sage_is_lowest_margin() -> None:
     scores, strata = make_scores(200, seed=4), make_strata(200)
-    sage = choose(make_selector(replace(BASE, damping=0.0)), scores, 70, strata)
-    lowest = choose(make_selector(replace(BASE, name="lowest_margin")), scores, 70, strata)
+    sage = choose(make_selector(variant(damping=0.0)), scores, 70, strata)
+    lowest = choose(make_selector(variant(selector="lowest_margin")), scores, 70, strata)
     assert sage.kept.tolist() == lowest.kept.tolist()
 
 
 def test_sage_without_informativeness_is_lowest_margin_at_any_damping() -> None:
     scores = make_scores(200, seed=5)
-    sage = choose(make_selector(replace(BASE, use_informativeness=False, damping=3.0)), scores, 70, None)
-    lowest = choose(make_selector(replace(BASE, name="lowest_margin")), scores, 70, None)
+    sage = choose(make_selector(variant(use_informativeness=False, damping=3.0)), scores, 70, None)
+    lowest = choose(make_selector(variant(selector="lowest_margin")), scores, 70, None)
     assert sage.kept.tolist() == lowest.kept.tolist()
 
 
@@ -255,7 +263,7 @@ def test_boundary_filter_excludes_and_refills() -> None:
     # margins -3, -0.1, 0.2, 4, width 1: two remain; keep 3 lets 0.2 back in and leaves -0.1 out
     margins = np.array([-3.0, -0.1, 0.2, 4.0])
     scores = CandidateScores(margins - 5, np.full(4, -5.0), np.ones(4), np.ones(4))
-    selector = make_selector(SelectorSettings(name="lowest_margin", boundary_width=1.0))
+    selector = make_selector(SelectorSettings(selector="lowest_margin", boundary_width=1.0))
     two, three = (choose(selector, scores, keep, None) for keep in (2, 3))
     assert (two.kept.tolist(), two.filtered, two.refilled) == ([0, 3], 2, 0)
     assert (three.kept.tolist(), three.filtered, three.refilled) == ([0, 2, 3], 1, 1)
@@ -264,7 +272,7 @@ def test_boundary_filter_excludes_and_refills() -> None:
 def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
     scores = make_scores()
     same = replace(scores, ref_chosen_logps=scores.chosen_logps, ref_rejected_logps=scores.rejected_logps)
-    selection = choose(make_selector(SelectorSettings(name="lowest_margin", margin="implicit")), same, 5, None)
+    selection = choose(make_selector(SelectorSettings(selector="lowest_margin", margin="implicit")), same, 5, None)
     assert selection.kept.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -274,18 +282,19 @@ def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"margin": "reward"}, "margin is 'reward', expected one of confidence"),
-        ({"cut": "half"}, "cut is 'half'"),
-        ({"beta": 0.0}, "beta is 0"),
-        ({"temperature": -1.0}, "temperature is -1"),
-        ({"damping": float("nan")}, "damping is nan"),
-        ({"boundary_width": -0.1}, "boundary_width is -0.1"),
+        ({"margin": "reward"}, r"margin: Input should be 'confidence'.*got 'reward'"),
+        ({"cut": "half"}, r"cut: .*got 'half'"),
+        ({"implicit_beta": 0.0}, r"implicit_beta: .*greater than 0 \(got 0.0\)"),
+        ({"margin_temperature": -1.0}, r"margin_temperature: .*got -1.0"),
+        ({"damping": float("nan")}, r"damping: .*got nan"),
+        ({"boundary_width": -0.1}, r"boundary_width: .*got -0.1"),
+        ({"selector": "all"}, "selector is all with keep_ratio 0.5; set keep_ratio to 1.0"),
         ({"damping": 0.0, "use_curvature": False}, "set damping > 0"),
     ],
 )
 def test_invalid_settings_are_rejected(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SelectorSettings(**changes)  # type: ignore[arg-type]
+        validate(SelectorSettings, changes)
 
 
 def test_columns_of_different_lengths_are_rejected() -> None:
@@ -295,7 +304,7 @@ def test_columns_of_different_lengths_are_rejected() -> None:
 
 def test_unknown_selectors_are_rejected() -> None:
     with pytest.raises(ConfigError, match="'best', expected one of all, random, lowest_margin, sage"):
-        make_selector(SelectorSettings(name="best"))
+        make_selector(SelectorSettings(selector="best"))
 
 
 def test_a_user_can_register_a_selector(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +328,7 @@ def test_a_user_can_register_a_selector(monkeypatch: pytest.MonkeyPatch) -> None
         ) -> Selection:
             return Selection(np.arange(keep, dtype=np.int64))
 
-    selector = make_selector(SelectorSettings(name="first"))
+    selector = make_selector(SelectorSettings(selector="first"))
     assert choose(selector, make_scores(), 3, None).kept.tolist() == [0, 1, 2]
     with pytest.raises(ConfigError, match="'sage' is empty or taken"):
         register_selector("sage")

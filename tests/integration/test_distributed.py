@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from tests.conftest import make_tiny_model, make_tiny_tokenizer
 from trl import DPOConfig, DPOTrainer
 
 from sage_dpo import SAGEConfig, SAGETrainer
@@ -21,7 +22,6 @@ from sage_dpo.pool.source import PoolContents
 from sage_dpo.records import PairScore
 from sage_dpo.scoring import as_completions, score_completions
 from sage_dpo.training.candidates import read_candidates
-from tests.conftest import make_tiny_model, make_tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,10 @@ def words(rng: random.Random, low: int = 3, high: int = 15) -> str:
 def make_preferences(count: int = 40, seed: int = 0, **extra) -> Dataset:
     rng = random.Random(seed)
     message = lambda role: [{"role": role, "content": words(rng)}]  # noqa: E731
-    rows = [{"prompt": message("user"), "chosen": message("assistant"), "rejected": message("assistant")} | extra
-            for _ in range(count)]
+    rows = [
+        {"prompt": message("user"), "chosen": message("assistant"), "rejected": message("assistant")} | extra
+        for _ in range(count)
+    ]
     return Dataset.from_list(rows)
 
 
@@ -156,7 +158,10 @@ def test_trl_loss_on_our_batch_is_the_core_formula(policy_folder, tmp_path):
     trainer = make_trainer(policy_folder, tmp_path)
     batches = []
     original = trainer.training_step
-    trainer.training_step = lambda model, inputs, *rest: (batches.append(copy.deepcopy(inputs)), original(model, inputs, *rest))[1]  # noqa: E501
+    trainer.training_step = lambda model, inputs, *rest: (
+        batches.append(copy.deepcopy(inputs)),
+        original(model, inputs, *rest),
+    )[1]  # noqa: E501
     trainer.train()
     inputs = batches[-1]
     with torch.no_grad():
@@ -237,7 +242,9 @@ def test_over_long_pairs_are_excluded_and_counted_never_cut(policy_folder, tmp_p
     trainer = make_trainer(policy_folder, tmp_path, max_length=24, max_steps=1, per_device_train_batch_size=1)
     lengths = [
         len(p) + max(len(c), len(r))
-        for p, c, r in zip(*(trainer.pairs[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)
+        for p, c, r in zip(
+            *(trainer.pairs[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True
+        )
     ]
     assert max(lengths) <= 24
     assert trainer.exclusions["train"]["longer than max_length"] == 40 - len(lengths)
@@ -288,7 +295,9 @@ def test_wrong_arguments_are_refused_with_the_remedy(policy_folder, tmp_path):
     with pytest.raises(ConfigError, match=r"args is a DPOConfig, expected a SAGEConfig; replace DPOConfig\(\.\.\.\)"):
         SAGETrainer(policy_folder, args=DPOConfig(str(tmp_path), bf16=False), train_dataset=make_preferences())
     with pytest.raises(DataError, match="expected a map-style"):
-        SAGETrainer(policy_folder, args=make_arguments(tmp_path), train_dataset=make_preferences().to_iterable_dataset())
+        SAGETrainer(
+            policy_folder, args=make_arguments(tmp_path), train_dataset=make_preferences().to_iterable_dataset()
+        )
     with pytest.raises(ConfigError, match="sync_ref_model"):
         make_arguments(tmp_path, sync_ref_model=True)
 

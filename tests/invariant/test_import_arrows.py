@@ -78,7 +78,9 @@ def test_a_wrong_arrow_would_be_seen(tmp_path):
     assert imported_parts(path) == {"pipeline", "cli", ""}
 
 
-@pytest.mark.parametrize("module", ["sage_dpo", "sage_dpo.config", "sage_dpo.records", "sage_dpo.cli", "sage_dpo.verification.worker"])
+@pytest.mark.parametrize(
+    "module", ["sage_dpo", "sage_dpo.config", "sage_dpo.records", "sage_dpo.cli", "sage_dpo.verification.worker"]
+)
 def test_light_modules_import_neither_torch_nor_transformers(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'trl', 'datasets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -89,10 +91,23 @@ def test_light_modules_import_neither_torch_nor_transformers(module):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.name)
 def test_core_is_pure(path):
     """No files, clocks, models or global random state in the formulas."""
-    forbidden = {"os", "io", "pathlib", "time", "datetime", "random", "transformers", "trl", "datasets", "open", "print"}
+    forbidden = {
+        "os",
+        "io",
+        "pathlib",
+        "time",
+        "datetime",
+        "random",
+        "transformers",
+        "trl",
+        "datasets",
+        "open",
+        "print",
+    }
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assert not (imported | called) & forbidden
-    assert "np.random.seed" not in path.read_text() and "torch.manual_seed" not in path.read_text()
+    assert "np.random.seed" not in path.read_text()
+    assert "torch.manual_seed" not in path.read_text()

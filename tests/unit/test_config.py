@@ -56,7 +56,6 @@ def test_overrides_reach_nested_keys(tmp_path):
         ({"selection": {"keep_ratio": 1.01}}, "less than or equal to 1 (got 1.01)"),
         ({"selection": {"margin": "reward"}}, "selection.margin"),
         ({"pool": {"hard_max": 0.8}}, "hard_max is 0.8, above easy_min 0.7"),
-        ({"pool": {"schedule_start": [1, 0, 0]}}, "go together"),
         ({"pool": {"schedule_start": [0.5, 0.2, 0.2], "schedule_end": [0, 0, 1]}}, "sum 0.9; expected"),
         ({"problems": None}, "add a `problems` section"),
         ({"training": {"probe_steps": 5}}, "there is no `probe` section"),

@@ -10,7 +10,18 @@ PEOPLE = tuple((name, "He") for name in ("Tom", "Ben", "Max", "Leo", "Sam", "Oma
     (name, "She") for name in ("Ann", "Mia", "Eva", "Zoe", "Lin", "Ida")
 )
 OBJECTS = (
-    "apples", "pears", "coins", "stamps", "shells", "marbles", "cards", "books", "pens", "stones", "eggs", "beads",
+    "apples",
+    "pears",
+    "coins",
+    "stamps",
+    "shells",
+    "marbles",
+    "cards",
+    "books",
+    "pens",
+    "stones",
+    "eggs",
+    "beads",
 )
 
 START = "{name} has {n} {objects} ."

@@ -97,20 +97,32 @@ def _smaller_from_larger_digit(step: Step, state: int) -> int:
 
 MISCONCEPTIONS: tuple[Misconception, ...] = (
     Misconception(
-        "odd_product", _is_odd_product, _sum_instead, 0.75,
+        "odd_product",
+        _is_odd_product,
+        _sum_instead,
+        0.75,
         "Adds where it should multiply (operation confusion; Miller & Paredes 1990), here bound to odd left sides.",
     ),
     Misconception(
-        "even_product_slip", _is_even_product, _one_group_too_few, 0.35,
+        "even_product_slip",
+        _is_even_product,
+        _one_group_too_few,
+        0.35,
         "Answers with the neighbouring entry of the multiplication table (operand error; Campbell & Graham 1985).",
     ),
     Misconception(
-        "forgotten_carry", _needs_carry, _sum_without_carry, 0.3,
+        "forgotten_carry",
+        _needs_carry,
+        _sum_without_carry,
+        0.3,
         "Adds the digits of each column and drops the carry (Brown & Burton 1978).",
         two_digit_prevalence=0.6,
     ),
     Misconception(
-        "smaller_from_larger", _needs_borrow, _smaller_from_larger_digit, 0.4,
+        "smaller_from_larger",
+        _needs_borrow,
+        _smaller_from_larger_digit,
+        0.4,
         "Subtracts the smaller digit from the larger whichever is on top, to avoid the borrow (Brown & Burton 1978).",
         two_digit_prevalence=0.7,
     ),

@@ -1,4 +1,4 @@
-"""The gym's small policies: Llama shapes, supervised training on solutions with misconceptions, bundled weights."""
+"""The gym's small policies: Llama code, Qwen2 shapes, supervised training on solutions with misconceptions, bundled weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PolicySize:
 
 
 SIZES: dict[str, PolicySize] = {
-    "S": PolicySize(hidden=96, layers=3, heads=4, steps=3000, learning_rate=3e-3),
+    "S": PolicySize(hidden=96, layers=3, heads=4, steps=2500, learning_rate=3e-3),
     "M": PolicySize(hidden=192, layers=5, heads=6, steps=3000, learning_rate=2e-3),
     "L": PolicySize(hidden=384, layers=6, heads=6, steps=4000, learning_rate=1e-3),
 }
@@ -62,18 +62,33 @@ def bundled_policy_path(size: str = "S") -> Path:
 def build_policy(size: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     """Return an untrained policy of the given size, its weights drawn from `seed`."""
     shape = _size(size)
-    # Llama, not Qwen2: transformers 5 loads every tokenizer beside a Qwen2 model as Qwen2's own byte-level one.
+    # Llama with Qwen2's biases, not Qwen2: beside a Qwen2 model, transformers 5 takes every tokenizer for Qwen2's own.
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.hidden * 8 // 3,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.05,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.hidden * 8 // 3,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        attention_bias=True,
+        initializer_range=0.05,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("o_proj.bias"):
+            parameter.requires_grad_(False)  # stays zero: Qwen2 has biases on queries, keys and values only
     model.generation_config.update(
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=True, max_new_tokens=96,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        do_sample=True,
+        max_new_tokens=96,
     )
     return model
 
@@ -85,7 +100,12 @@ def _size(size: str) -> PolicySize:
 
 
 def train_policy(
-    size: str, output_dir: Path, *, seed: int, steps: int | None = None, learning_rate: float | None = None,
+    size: str,
+    output_dir: Path,
+    *,
+    seed: int,
+    steps: int | None = None,
+    learning_rate: float | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
     """Train a base policy on flawed solutions of the `sft` split and save it with its tokenizer.
@@ -105,8 +125,9 @@ def train_policy(
     steps = shape.steps if steps is None else steps
     tokenizer = build_tokenizer()
     model = build_policy(size, tokenizer, seed=seed).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate or shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        trained, lr=learning_rate or shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
     losses = []
@@ -114,7 +135,7 @@ def train_policy(
     for batch in _batches(tokenizer, steps, seed):
         loss = model(**batch).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
@@ -126,8 +147,10 @@ def train_policy(
     tokenizer.save_pretrained(output_dir)
     first, last = losses[:20], losses[-20:]
     return {
-        "parameters": float(model.num_parameters()), "steps": float(steps),
-        "first_loss": sum(first) / max(1, len(first)), "last_loss": sum(last) / max(1, len(last)),
+        "parameters": float(model.num_parameters()),
+        "steps": float(steps),
+        "first_loss": sum(first) / max(1, len(first)),
+        "last_loss": sum(last) / max(1, len(last)),
     }
 
 

@@ -57,19 +57,27 @@ SUITES: dict[str, Suite] = {
         Suite("long", 200, StoryShape(steps=(5, 6)), description="5-6 steps, the longest in training"),
         Suite("longer", 200, StoryShape(steps=(7, 8)), description="7-8 steps, longer than in training"),
         Suite(
-            "distractors", 200, StoryShape(steps=(2, 3, 4), tempting_rate=1.0, harmless_rate=0.5),
+            "distractors",
+            200,
+            StoryShape(steps=(2, 3, 4), tempting_rate=1.0, harmless_rate=0.5),
             description="2-4 steps, always an irrelevant number of the same object",
         ),
         _single(
-            "products", {"odd_product", "even_product_slip"}, {_ADD: 0.2, _SUBTRACT: 0.2, _MULTIPLY: 0.5, _DIVIDE: 0.1},
+            "products",
+            {"odd_product", "even_product_slip"},
+            {_ADD: 0.2, _SUBTRACT: 0.2, _MULTIPLY: 0.5, _DIVIDE: 0.1},
             "2-4 steps; misconceptions about products and no others",
         ),
         _single(
-            "carries", {"forgotten_carry"}, {_ADD: 0.6, _SUBTRACT: 0.25, _DIVIDE: 0.15},
+            "carries",
+            {"forgotten_carry"},
+            {_ADD: 0.6, _SUBTRACT: 0.25, _DIVIDE: 0.15},
             "2-4 steps; forgotten carries and no other misconception",
         ),
         _single(
-            "borrows", {"smaller_from_larger"}, {_ADD: 0.25, _SUBTRACT: 0.6, _DIVIDE: 0.15},
+            "borrows",
+            {"smaller_from_larger"},
+            {_ADD: 0.25, _SUBTRACT: 0.6, _DIVIDE: 0.15},
             "2-4 steps; borrows and no other misconception",
         ),
     )

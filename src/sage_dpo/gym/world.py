@@ -41,7 +41,10 @@ class StoryShape:
     steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     weights: Mapping[Operation, float] = field(
         default_factory=lambda: {
-            Operation.ADD: 0.25, Operation.SUBTRACT: 0.25, Operation.MULTIPLY: 0.3, Operation.DIVIDE: 0.2,
+            Operation.ADD: 0.25,
+            Operation.SUBTRACT: 0.25,
+            Operation.MULTIPLY: 0.3,
+            Operation.DIVIDE: 0.2,
         }
     )
     column_rate: float = 0.5
@@ -53,7 +56,12 @@ TRAINING_SHAPE = StoryShape()
 
 
 def generate_problems(
-    split: str, count: int, *, seed: int, start: int = 0, shape: StoryShape = TRAINING_SHAPE,
+    split: str,
+    count: int,
+    *,
+    seed: int,
+    start: int = 0,
+    shape: StoryShape = TRAINING_SHAPE,
     accept: Callable[[Story], bool] | None = None,
 ) -> list[Problem]:
     """Return problems `start` to `start + count - 1` of a split.
@@ -74,7 +82,11 @@ def generate_problems(
 
 
 def generate_problem(
-    split: str, index: int, *, seed: int, shape: StoryShape = TRAINING_SHAPE,
+    split: str,
+    index: int,
+    *,
+    seed: int,
+    shape: StoryShape = TRAINING_SHAPE,
     accept: Callable[[Story], bool] | None = None,
 ) -> Problem:
     """Return problem `index` of a split; see `generate_problems`."""
@@ -85,8 +97,11 @@ def generate_problem(
         if low <= story.digest() % _BUCKETS < high and (accept is None or accept(story)):
             break
     return Problem(
-        id=f"gym-{split}-{seed}-{index}", problem=language.tell(story, rng), answer=str(story.answer),
-        solution=solve(story), metadata=_metadata(story, split),
+        id=f"gym-{split}-{seed}-{index}",
+        problem=language.tell(story, rng),
+        answer=str(story.answer),
+        solution=solve(story),
+        metadata=_metadata(story, split),
     )
 
 

@@ -251,7 +251,7 @@ class _Run:
                     treatment, baseline, seed=0, groups=groups, resamples=self._resamples
                 )
                 comparisons[f"{subject}_minus_{other}"] = {
-                    "mean": interval.mean,
+                    "mean": interval.estimate,
                     "low": interval.low,
                     "high": interval.high,
                 }

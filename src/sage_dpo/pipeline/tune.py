@@ -26,7 +26,9 @@ def tune(
         ConfigError: the recipe has no probe problems or no trained arm.
     """
     if config.probe is None:
-        raise ConfigError("tuning needs a `probe` section in the recipe: problems that are neither trained nor tested on")
+        raise ConfigError(
+            "tuning needs a `probe` section in the recipe: problems that are neither trained nor tested on"
+        )
     trained = [arm for arm, settings in config.arms.items() if settings.train]
     if not trained or not learning_rates:
         raise ConfigError("tuning needs at least one trained arm and one learning rate")

@@ -14,50 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_dpo.core.schedule import allocate, check_weights, competence_position, stratum_weights
-from sage_dpo.core.strata import STRATA, assign_strata, check_bounds
-from sage_dpo.errors import ConfigError, EmptyPoolError
+from sage_dpo.config import PoolSettings
+from sage_dpo.core.schedule import allocate, competence_position, stratum_weights
+from sage_dpo.core.strata import STRATA, assign_strata
+from sage_dpo.errors import EmptyPoolError
 
-SCHEDULE_BY = ("progress", "competence")
 _CYCLE_STREAM, _ORDER_STREAM = 0x4359434C, 0x4F524445  # keep keys apart, also from callers' (seed, version, step)
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """Settings of the pool.
-
-    Attributes:
-        stratified: draw by difficulty stratum; off treats the pool as one stratum.
-        easy_min, hard_max: success-rate bounds of the strata.
-        schedule_start, schedule_end: weights (easy, medium, hard) at the two ends of the schedule, each summing to
-            1; `None` stands for the strata's own sizes (uniform sampling).
-        schedule_by: what moves along the schedule: training `progress`, or the policy's `competence`.
-        competence_start, competence_target: competence at which the schedule begins and ends.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    stratified: bool = True
-    easy_min: float = 0.7
-    hard_max: float = 0.3
-    schedule_start: tuple[float, float, float] | None = None
-    schedule_end: tuple[float, float, float] | None = None
-    schedule_by: str = "progress"
-    competence_start: float = 0.0
-    competence_target: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.schedule_by not in SCHEDULE_BY:
-            raise ConfigError(f"schedule_by is {self.schedule_by!r}, expected one of {', '.join(SCHEDULE_BY)}")
-        try:
-            check_bounds(self.easy_min, self.hard_max)
-            competence_position(0.0, start=self.competence_start, target=self.competence_target)
-            for name in ("schedule_start", "schedule_end"):
-                if (weights := getattr(self, name)) is not None and check_weights(weights, name).size != len(STRATA):
-                    raise ValueError(f"{name} has {len(weights)} weights, expected {len(STRATA)}: easy, medium, hard")
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +42,7 @@ class CandidatePool:
         size: number of pairs N, >= 1.
         success_rates: `[N]` in [0, 1]; required when `settings.stratified`. For pairs that come without one use
             `core.strata.relative_success_rate`.
-        settings: see `PoolSettings`.
+        settings: see `config.PoolSettings`.
         seed: of every permutation, together with version, stratum and cycle.
         version: number of refreshes behind this membership.
         competence: mean success rate of the policy on the pool's problems; default is the mean over pairs.

@@ -224,7 +224,7 @@ class TransformersEngine:
         return cache
 
     def _completions(self, rows: list[_Row], policy_version: int, copies: int) -> list[Completion]:
-        texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+        texts = [str(self.tokenizer.decode(row.tokens, skip_special_tokens=True)) for row in rows]
         return [
             Completion(
                 problem_id=row.prompt.problem_id,

@@ -1,74 +1,26 @@
-"""What a selector is: its settings, what it is shown, what it answers. Imports numpy only.
+"""What a selector is: what it is shown, what it answers. Its settings are `config.SelectorSettings`. No torch import.
 
 The trainer shows a selector the columns of one candidate batch and trains on the pairs it keeps:
 
-    selector = make_selector(SelectorSettings(name="sage"))
+    selector = make_selector(SelectorSettings(selector="sage"))
     selection = selector.select(scores, count=64, keep=32, strata=draw.strata, rng=generator)
     selection.kept   # 32 sorted indices into the 64 candidates
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_dpo.errors import ConfigError
+from sage_dpo.config import SelectorSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MARGINS = ("confidence", "implicit", "implicit_normalized")
-CUTS = ("stratum", "global")
-
-
-@dataclass(frozen=True)
-class SelectorSettings:
-    """Settings of a selector; a selector ignores those that are not its own.
-
-    Attributes:
-        name: a key of `selectors.registry.SELECTORS`.
-        margin: `confidence` (the policy's own preference, no reference needed), `implicit` (the DPO margin) or
-            `implicit_normalized` (the DPO margin with each response's log-ratio divided by its length).
-        beta: scale of the implicit margin, > 0; the DPO beta.
-        temperature: tau, scale of the confidence and the normalised implicit margin, > 0.
-        damping: lambda of the SAGE utility, >= 0. At 0 informativeness cancels and the utility is exp(-margin).
-        length_normalized: divide log-probabilities (confidence margin) and informativeness by the response length.
-        use_gradient_signal, use_curvature, use_informativeness: off sets g = 1, h = 0, J = 1 in the utility.
-        boundary_width: drop pairs with abs(margin) below this before the cut; 0 switches the filter off.
-        cut: keep the top share `stratum` by stratum, or over the whole batch (`global`).
-    """
-
-    name: str = "sage"
-    margin: str = "confidence"
-    beta: float = 0.1
-    temperature: float = 1.0
-    damping: float = 1.0
-    length_normalized: bool = True
-    use_gradient_signal: bool = True
-    use_curvature: bool = True
-    use_informativeness: bool = True
-    boundary_width: float = 0.0
-    cut: str = "stratum"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("margin", MARGINS), ("cut", CUTS)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"selector {name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name in ("beta", "temperature"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ConfigError(f"selector {name} is {getattr(self, name)}, expected a finite number > 0")
-        for name in ("damping", "boundary_width"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigError(f"selector {name} is {getattr(self, name)}, expected a finite number >= 0")
-        if not self.use_curvature and self.damping == 0:
-            raise ConfigError(
-                "selector damping is 0 with use_curvature off, so the utility g^2 J / (h J + damping) divides by zero; "
-                "set damping > 0 or use_curvature to true"
-            )
+__all__ = ["CandidateScores", "Ranking", "Selection", "Selector", "SelectorSettings", "check_request"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,8 @@ from sage_dpo.core.utility import pair_informativeness
 from sage_dpo.errors import NumericalError
 from sage_dpo.selectors.base import CandidateScores, Ranking, Selection, SelectorSettings
 
+DEFAULT_BETA = 0.1  # TRL's; the trainer passes the loss's own
+
 
 def column(scores: CandidateScores, name: str, *, needed_for: str) -> Tensor:
     """Return one column as float64 on the CPU (a batch has tens to thousands of rows: no transfer worth saving).
@@ -47,14 +49,22 @@ def compute_margin(scores: CandidateScores, settings: SelectorSettings) -> Tenso
             policy[1],
             lengths[0],
             lengths[1],
-            temperature=settings.temperature,
+            temperature=settings.margin_temperature,
             length_normalized=settings.length_normalized,
         )
     reference = [column(scores, name, needed_for=purpose) for name in ("ref_chosen_logps", "ref_rejected_logps")]
     if settings.margin == "implicit":
-        return implicit_margin(policy[0], policy[1], reference[0], reference[1], beta=settings.beta)
+        return implicit_margin(
+            policy[0], policy[1], reference[0], reference[1], beta=settings.implicit_beta or DEFAULT_BETA
+        )
     return normalized_implicit_margin(
-        policy[0], policy[1], reference[0], reference[1], lengths[0], lengths[1], temperature=settings.temperature
+        policy[0],
+        policy[1],
+        reference[0],
+        reference[1],
+        lengths[0],
+        lengths[1],
+        temperature=settings.margin_temperature,
     )
 
 

@@ -41,14 +41,14 @@ def register_selector(name: str) -> Callable[[Factory], Factory]:
 
 
 def make_selector(settings: SelectorSettings) -> Selector:
-    """Return the selector that `settings.name` names.
+    """Return the selector that `settings.selector` names.
 
     Raises:
         ConfigError: no selector of that name is registered.
     """
-    if settings.name not in SELECTORS:
+    if settings.selector not in SELECTORS:
         raise ConfigError(
-            f"selector name is {settings.name!r}, expected one of {', '.join(SELECTORS)}; "
+            f"selector is {settings.selector!r}, expected one of {', '.join(SELECTORS)}; "
             "a selector of your own must be imported (and so registered) first"
         )
-    return SELECTORS[settings.name](settings)
+    return SELECTORS[settings.selector](settings)

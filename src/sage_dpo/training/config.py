@@ -42,6 +42,7 @@ class SAGEConfig(DPOConfig):
     keep_ratio: float = _field(SelectorSettings, "keep_ratio", "gamma: fraction of the candidates trained on")
     margin: str = _field(SelectorSettings, "margin", "confidence, implicit or implicit_normalized")
     margin_temperature: float = _field(SelectorSettings, "margin_temperature", "tau of length-normalized margins")
+    implicit_beta: float | None = _field(SelectorSettings, "implicit_beta", "beta of the implicit margin")
     damping: float = _field(SelectorSettings, "damping", "lambda of the SAGE utility")
     length_normalized: bool = _field(SelectorSettings, "length_normalized", "divide by completion length")
     use_gradient_signal: bool = _field(SelectorSettings, "use_gradient_signal", "off: g = 1")
@@ -55,6 +56,8 @@ class SAGEConfig(DPOConfig):
     schedule_start: list[float] | None = _field(PoolSettings, "schedule_start", "weights (easy, medium, hard)")
     schedule_end: list[float] | None = _field(PoolSettings, "schedule_end", "weights (easy, medium, hard)")
     schedule_by: str = _field(PoolSettings, "schedule_by", "progress or competence")
+    competence_start: float = _field(PoolSettings, "competence_start", "competence at which the schedule begins")
+    competence_target: float = _field(PoolSettings, "competence_target", "competence at which it ends")
     refresh_steps: int = _field(PoolSettings, "refresh_steps", "refresh the pool every so many steps; 0 never")
     score_token_budget: int = field(default=16384, metadata={"help": "padded tokens per scoring batch"})
     log_candidates: bool = field(default=True, metadata={"help": "write every candidate's numbers as Parquet"})
@@ -76,14 +79,16 @@ class SAGEConfig(DPOConfig):
                 "be stale; set sync_ref_model to False"
             )
         if self.ld_alpha is not None:
-            raise ConfigError("ld_alpha re-weights reference log-probabilities by pair, which SAGE caches by "
-                              "completion; set ld_alpha to None")
+            raise ConfigError(
+                "ld_alpha re-weights reference log-probabilities by pair, which SAGE caches by "
+                "completion; set ld_alpha to None"
+            )
 
     def selector_settings(self) -> SelectorSettings:
         """The selector's settings, validated."""
-        s = validate(SelectorSettings, {name: getattr(self, name) for name in _SELECTOR_FIELDS}, where="SAGEConfig")
-        from sage_dpo.selectors.base import SelectorSettings as B
-        return B(s.selector, s.margin, self.beta, s.margin_temperature, s.damping, s.length_normalized, s.use_gradient_signal, s.use_curvature, s.use_informativeness, s.boundary_width, s.cut)
+        values = {name: getattr(self, name) for name in _SELECTOR_FIELDS}
+        values["implicit_beta"] = self.beta if self.implicit_beta is None else self.implicit_beta
+        return validate(SelectorSettings, values, where="SAGEConfig")
 
     def pool_settings(self) -> PoolSettings:
         """The pool's settings, validated."""

@@ -9,7 +9,9 @@ from datasets import Dataset
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def exclude_unusable(dataset: Dataset, max_length: int | None, eos_token_id: int | None) -> tuple[Dataset, dict[str, int]]:
+def exclude_unusable(
+    dataset: Dataset, max_length: int | None, eos_token_id: int | None
+) -> tuple[Dataset, dict[str, int]]:
     """Return the rows that can be trained on whole, and how many were excluded for which reason.
 
     Args:

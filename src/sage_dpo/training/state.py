@@ -1,8 +1,8 @@
 """What a SAGE checkpoint holds beyond TRL's: the pool, the reference log-probabilities, the token counts.
 
-    checkpoint-<step>/sage_state.json            pool cursors, counters, settings
-    checkpoint-<step>/sage_success_rates.npy     if the pool is stratified
-    checkpoint-<step>/sage_reference.npz         reference log-probabilities
+checkpoint-<step>/sage_state.json            pool cursors, counters, settings
+checkpoint-<step>/sage_success_rates.npy     if the pool is stratified
+checkpoint-<step>/sage_reference.npz         reference log-probabilities
 """
 
 from __future__ import annotations

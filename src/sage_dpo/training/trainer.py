@@ -219,7 +219,7 @@ class SAGETrainer(DPOTrainer):
 
     def _settings(self) -> dict[str, Any]:
         return {
-            **__import__("dataclasses").asdict(self.args.selector_settings()),
+            **self.args.selector_settings().model_dump(mode="json"),
             **self.args.pool_settings().model_dump(mode="json"),
             "keep_count": self.keep_count,
         }

@@ -1,9 +1,9 @@
 """Completion and gold answer in, `Verdict` out. Untrusted text is judged in killable child processes.
 
-from sage_dpo.verification import Verifier, VerificationRequest
-
+```python
 with Verifier() as verifier:
     verdicts = verifier.verify([VerificationRequest("p1", 0, completion_text, gold_answer)])
+```
 """
 
 from sage_dpo.verification.extraction import Extraction, extract_answer

@@ -41,6 +41,10 @@ _REWRITES: Sequence[tuple[re.Pattern[str], str]] = [
     (re.compile(r"(?<![\d\w])\.(?=\d)"), "0."),
     (re.compile(r"(\d)\s*solution:?$"), r"\1"),
     (re.compile(r"C_\{?(\d+)\}?\^\{?(\d+)\}?"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\(frac|binom)\s*(\d)\s*(\d)"), r"\\\1{\2}{\3}"),
+    # latex2sympy reads any number followed by a number as a mixed one: `2\binom42` as 2 + 6, `3(4)` as 3 + 4
+    (re.compile(r"(?<=[\d}!)])\s*(?=\\binom)|(?<=\))\s*(?=\\frac|\d)"), r" \\cdot "),
+    (re.compile(r"(?<![\w{^}])(\d+)\s*\((?=\s*[-\d\\])"), r"\1 \\cdot ("),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\s+"), " "),
 ]  # fmt: skip

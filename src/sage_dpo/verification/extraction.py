@@ -22,7 +22,7 @@ _BETWEEN_PARTS = re.compile(
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _PHRASE = re.compile(
     r"(?:\b(?:the|final|correct|my)\s+(?:final\s+|correct\s+)?answer\b[^.\n:=]{0,40}?|^\W{0,6}(?:final\s+)?answer\W{0,4}?)"
-    r"(?:\bis\b|\bare\b|:|=)[:*\s]*([^\n]+)",
+    r"(?:\bis\b|\bare\b|:|=)[:*\s]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _INLINE_MATH = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
@@ -123,9 +123,10 @@ def _last_hash_line(text: str) -> str | None:
 
 
 def _last_phrase(tail: str) -> str | None:
-    phrase = next(reversed(_PHRASE.findall(tail)), None)
-    if phrase is None:
+    introduction = next(reversed(list(_PHRASE.finditer(tail))), None)
+    if introduction is None:
         return None
+    phrase = tail[introduction.end() :].partition("\n")[0]
     formulas = list(_INLINE_MATH.finditer(phrase))
     if formulas and phrase.count("$") % 2 == 0:
         parts = [formulas[0]]

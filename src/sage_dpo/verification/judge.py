@@ -6,12 +6,12 @@ Importing this module imports sympy and math-verify (about one second); the pare
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import Basic
 
 from sage_dpo.records import VerdictKind
 from sage_dpo.verification.answers import compare_answers, prepare_pair
@@ -46,10 +46,10 @@ def judge(gold: str, prediction: str) -> Judgement:
     gold_text, prediction_text, has_conflict = prepare_pair(gold, prediction)
     if has_conflict:
         return Judgement(VerdictKind.WRONG, prediction)
-    expected = _parse(f"\\boxed{{{gold_text}}}")
-    if not any(isinstance(value, Basic) for value in expected):
+    expected = _parse_answer(gold_text)
+    if all(isinstance(value, str) for value in expected):
         return Judgement(VerdictKind.UNPARSEABLE, prediction, "math-verify cannot read the gold answer")
-    given = _parse(f"\\boxed{{{prediction_text}}}")
+    given = _parse_answer(prediction_text)
     return Judgement(VerdictKind.CORRECT if _any_equal(expected, given) else VerdictKind.WRONG, prediction)
 
 
@@ -62,6 +62,11 @@ def judge_unmarked(gold: str, tail: str) -> Judgement:
     if is_correct is None:
         return judge(gold, found[0])
     return Judgement(VerdictKind.CORRECT if is_correct else VerdictKind.WRONG, found[0])
+
+
+def _parse_answer(answer: str) -> list[Any]:
+    """Parse in a box: bare, `2\\sqrt{3}` would be read as 2. `2 3` is a list here; math-verify adds it up to 5."""
+    return _parse("\\boxed{" + re.sub(r"(?<=\d) (?=\d+(?![\d/]))", ", ", answer) + "}")
 
 
 def _parse(text: str, config: tuple[Any, ...] = _BOXED_ONLY) -> list[Any]:

@@ -81,12 +81,12 @@ def numbers_equal(gold: PlainNumber, prediction: PlainNumber) -> bool:
 
 
 def _close(a: PlainNumber, b: PlainNumber, x: Fraction, y: Fraction) -> bool:
-    both_integers = x.denominator == 1 and y.denominator == 1
-    is_rounded = a.is_decimal or b.is_decimal or a.is_scientific or b.is_scientific
-    if both_integers or not is_rounded:
-        return x == y
     scale = max(abs(x), abs(y))
-    if scale < Fraction(1, 100) or a.is_scientific or b.is_scientific:
+    is_scientific = a.is_scientific or b.is_scientific
+    are_integers = x.denominator == y.denominator == 1
+    if not is_scientific and (are_integers or not (a.is_decimal or b.is_decimal)):
+        return x == y
+    if is_scientific or scale < Fraction(1, 100):
         return abs(x - y) <= scale / 1_000_000
     return abs(x - y) <= Fraction(1, 2_000_000)
 

@@ -54,7 +54,8 @@ def _alarm(timeout_s: float) -> Iterator[None]:
         raise _SoftTimeout
 
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    # again every second: a first alarm that happens to ring inside a `__del__` or a callback is swallowed there
+    signal.setitimer(signal.ITIMER_REAL, timeout_s, 1.0)
     try:
         yield
     finally:
@@ -78,6 +79,8 @@ def answer_request(request: dict[str, Any], soft_timeout_s: float, hard_timeout_
         return {"kind": "error", "extracted": extracted, "detail": "MemoryError", "is_fatal": True}
     except Exception as error:  # the boundary: a strange answer is a counted record, not a crash
         return {"kind": "error", "extracted": extracted, "detail": f"{type(error).__name__}: {error}"[:200]}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
     return {"kind": judgement.kind.value, "extracted": judgement.extracted, "detail": judgement.detail}
 
 

@@ -120,13 +120,22 @@ def test_diagnose_finds_the_first_wrong_step(text: str, expected: Diagnosis) -> 
 
 def test_prevalences_are_realised_within_four_standard_errors() -> None:
     rng = random.Random(0)
-    cases = [(m.name, m.prevalence, Step(op, k), state) for m, op, k, state in (
-        (MISCONCEPTIONS[0], MULTIPLY, 3, 7), (MISCONCEPTIONS[1], MULTIPLY, 3, 8),
-        (MISCONCEPTIONS[2], ADD, 7, 18), (MISCONCEPTIONS[3], SUBTRACT, 7, 40),
-    )]
-    cases += [(m.name, m.prevalence_of(Step(op, k)), Step(op, k), state) for m, op, k, state in (
-        (MISCONCEPTIONS[2], ADD, 15, 25), (MISCONCEPTIONS[3], SUBTRACT, 15, 32),
-    )]
+    cases = [
+        (m.name, m.prevalence, Step(op, k), state)
+        for m, op, k, state in (
+            (MISCONCEPTIONS[0], MULTIPLY, 3, 7),
+            (MISCONCEPTIONS[1], MULTIPLY, 3, 8),
+            (MISCONCEPTIONS[2], ADD, 7, 18),
+            (MISCONCEPTIONS[3], SUBTRACT, 7, 40),
+        )
+    ]
+    cases += [
+        (m.name, m.prevalence_of(Step(op, k)), Step(op, k), state)
+        for m, op, k, state in (
+            (MISCONCEPTIONS[2], ADD, 15, 25),
+            (MISCONCEPTIONS[3], SUBTRACT, 15, 32),
+        )
+    ]
     for name, prevalence, step, state in cases:
         story = Story(state, (step,))
         found = [diagnose(story, solve_with_misconceptions(story, rng)) for _ in range(2000)]

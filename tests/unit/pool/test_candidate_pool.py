@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sage_dpo.config import PoolSettings, validate
 from sage_dpo.core.strata import assign_strata
 from sage_dpo.errors import ConfigError, EmptyPoolError
-from sage_dpo.pool.pool import CandidatePool, PoolSettings
+from sage_dpo.pool.pool import CandidatePool
 
 SCHEDULED = PoolSettings(schedule_start=(0.5, 0.3, 0.2), schedule_end=(0.1, 0.3, 0.6))
 UNSTRATIFIED = PoolSettings(stratified=False)
@@ -241,11 +242,13 @@ def test_impossible_draws_and_pools_are_rejected() -> None:
 
 
 def test_invalid_settings_are_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"sum to 0\.9"):
-        PoolSettings(schedule_start=(0.3, 0.3, 0.3))
-    with pytest.raises(ConfigError, match="schedule_by is 'steps'"):
-        PoolSettings(schedule_by="steps")
-    with pytest.raises(ConfigError, match="hard_max"):
-        PoolSettings(easy_min=0.2, hard_max=0.5)
-    with pytest.raises(ConfigError, match="expected 3: easy, medium, hard"):
-        PoolSettings(schedule_end=(0.5, 0.5))  # type: ignore[arg-type]
+    rows = [
+        ({"schedule_start": (0.3, 0.3, 0.3)}, r"sum 0\.9; expected"),
+        ({"schedule_by": "steps"}, r"schedule_by: .*got 'steps'"),
+        ({"easy_min": 0.2, "hard_max": 0.5}, "hard_max is 0.5, above easy_min 0.2"),
+        ({"schedule_end": (0.5, 0.5)}, r"schedule_end"),
+        ({"competence_start": 0.6, "competence_target": 0.5}, "not below competence_target"),
+    ]
+    for changes, message in rows:
+        with pytest.raises(ConfigError, match=message):
+            validate(PoolSettings, changes)

@@ -1,0 +1,97 @@
+"""Where the final answer stands in a completion."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from sage_dpo.verification import extract_answer
+from sage_dpo.verification.extraction import MAX_ANSWER_CHARS, unmarked_tail
+
+ROWS: list[tuple[str, str | None]] = [
+    # boxes
+    (r"so \boxed{15}.", "15"),
+    (r"The answer is \boxed{ 15 }", "15"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+    (r"\boxed {7}", "7"),
+    (r"\boxed 7", "7"),
+    (r"\fbox{7}", "7"),
+    (r"\boxed{\boxed{5}}", "5"),
+    (r"\boxed{x = \text{two}}", r"x = \text{two}"),
+    # the last one counts, unless they follow each other
+    (r"First \boxed{3}. Wait, that forgets the pears, so in fact there are \boxed{4} of them.", "4"),
+    (r"$x = \boxed{1}$ or $x = \boxed{-2}$", "1, -2"),
+    (r"\boxed{1}, \boxed{2}, and \boxed{3}", "1, 2, 3"),
+    (r"\boxed{5} $\boxed{5}$", "5"),
+    # empty and unclosed boxes
+    (r"\boxed{} The answer is 5.", "5"),
+    (r"\boxed{ }", None),
+    (r"so \boxed{12", None),
+    (r"so \boxed{\frac{1}{2}", None),
+    (r"\boxed{5} again \boxed{5} again \boxed{", "5"),
+    (r"} } \boxed{5} } {", "5"),
+    # GSM8K lines
+    ("2+3 = 5\n#### 5", "5"),
+    ("2+3 = 5\n#### 1,450 \n", "1,450"),
+    ("#### 5\nThen I check.\n#### 6", "6"),
+    ("#### 5\nso \\boxed{6}", "6"),
+    ("what #### 5", None),
+    # phrases
+    ("The answer is 5.", "5"),
+    ("the final answer is: $\\frac{1}{2}$.", r"\frac{1}{2}"),
+    ("**Answer:** 15 apples", "15 apples"),
+    ("Final Answer: \\(x = 5\\) as shown", "x = 5"),
+    ("The answer is $18.", "$18"),
+    ("The answer is 3.5. I checked it.", "3.5"),
+    ("The answer is $3$ and $5$.", "3, 5"),
+    ("The answer is 4. No: the answer is 6.", "6"),
+    ("To answer this we need 5 apples", None),
+    # nothing
+    ("I think it may be 5", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("completion", "expected"), ROWS)
+def test_extraction_row(completion: str, expected: str | None) -> None:
+    assert extract_answer(completion).answer == expected
+
+
+def test_completion_cut_inside_its_box_is_truncated() -> None:
+    assert extract_answer("the answer is 12, that is \\boxed{12").is_truncated
+    assert not extract_answer("the answer is 12").is_truncated
+
+
+def test_answer_of_a_million_characters_is_refused() -> None:
+    extraction = extract_answer("\\boxed{" + "7" * 10**6 + "}")
+    assert extraction.answer is None
+    assert extraction.is_too_long
+    assert extract_answer("\\boxed{" + "7" * MAX_ANSWER_CHARS + "}").answer is not None
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "\\boxed{" * 100_000,
+        "{" * 10**6 + "\\boxed{5}",
+        "#" * 10**6,
+        "the answer is " * 70_000,
+        "$" * 10**6,
+        "\n" * 10**6,
+    ],
+    ids=["unclosed boxes", "open braces", "hashes", "phrases", "dollars", "newlines"],
+)
+def test_extraction_is_linear_in_the_length(hostile: str) -> None:
+    start = time.perf_counter()
+    extract_answer(hostile)
+    assert time.perf_counter() - start < 5.0  # a quadratic scan of a million characters takes hours
+
+
+def test_unmarked_tail_is_bounded_and_starts_at_a_word() -> None:
+    tail = unmarked_tail("word " * 1000 + "the end is 42")
+    assert len(tail) <= 1000
+    assert tail.startswith("word ")
+    assert tail.endswith("42")
+    assert len(unmarked_tail("x" * 10**6)) <= 1000
