@@ -207,7 +207,7 @@ def pairs(
     problems_path: ProblemsPath,
     completions: Annotated[Path, typer.Option(help="Parquet of `rollouts`.")],
     verdicts: Annotated[Path, typer.Option(help="Parquet of `verify`.")],
-    output: Annotated[Path, typer.Option(help="Pairs as Parquet.")],
+    output: Annotated[Path, typer.Option(help="Pairs as Parquet, or as .jsonl in TRL's preference format.")],
     max_pairs_per_problem: int = 4,
     max_length: int | None = None,
     seed: int = 0,
@@ -216,10 +216,11 @@ def pairs(
     """Combine correct and wrong completions of the same problem into preference pairs."""
     from sage_dpo.config import OnPolicyPairs, PolicySettings
     from sage_dpo.pairs.build import build_pairs
+    from sage_dpo.pairs.preference_data import preference_rows
     from sage_dpo.pipeline.policies import load_tokenizer
     from sage_dpo.problems import load_problems
     from sage_dpo.records import Completion, PreferencePair, Verdict
-    from sage_dpo.storage import read_records, write_records
+    from sage_dpo.storage import read_records, write_jsonl, write_records
 
     build = build_pairs(
         load_problems(problems_path, fields=_fields(field)).problems,
@@ -232,7 +233,10 @@ def pairs(
         eos_token_id=load_tokenizer(PolicySettings(path=model)).eos_token_id,
         reference=None,
     )
-    write_records(output, build.pairs, PreferencePair)
+    if output.suffix == ".jsonl":
+        write_jsonl(output, preference_rows(build.pairs))
+    else:
+        write_records(output, build.pairs, PreferencePair)
     print(f"{len(build.pairs)} pairs; {build.counts}: {output}")
 
 

@@ -45,7 +45,7 @@ def served(tokenizer: Any, returns_token_ids: bool = True) -> Iterator[RolloutEn
 
 ENGINES: dict[str, Callable[[Any], contextlib.AbstractContextManager[RolloutEngine]]] = {
     "transformers": in_process,
-    "transformers, batches of 3": lambda tokenizer: in_process(tokenizer, 3),
+    "transformers, batches of 5": lambda tokenizer: in_process(tokenizer, 5),
     "transformers, LoRA": with_adapter,
     "server": served,
     "server without token ids": lambda tokenizer: served(tokenizer, returns_token_ids=False),

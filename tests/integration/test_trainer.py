@@ -161,7 +161,7 @@ def test_trl_loss_on_our_batch_is_the_core_formula(policy_folder, tmp_path):
     trainer.training_step = lambda model, inputs, *rest: (
         batches.append(copy.deepcopy(inputs)),
         original(model, inputs, *rest),
-    )[1]  # noqa: E501
+    )[1]
     trainer.train()
     inputs = batches[-1]
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_unusable_rows_are_counted(policy_folder, tmp_path):
 
 
 def test_nothing_usable_is_an_error_with_a_remedy(policy_folder, tmp_path):
-    with pytest.raises(EmptyPoolError, match="longer than max_length.*raise max_length"):
+    with pytest.raises(EmptyPoolError, match=r"longer than max_length.*raise max_length"):
         make_trainer(policy_folder, tmp_path, max_length=5)
 
 

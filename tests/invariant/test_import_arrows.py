@@ -58,7 +58,7 @@ def imported_parts(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        parts |= {(name.split(".") + [""])[1] for name in names if name.split(".")[0] == "sage_dpo"}
+        parts |= {[*name.split("."), ""][1] for name in names if name.split(".")[0] == "sage_dpo"}
     return parts
 
 

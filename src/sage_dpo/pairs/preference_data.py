@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,20 @@ def load_preference_data(
     if len(dataset) == 0:
         raise DataError("preference data has no rows; check the path and the split")
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
+    """Return pairs as rows of TRL's conversational preference format, with `id` and `success_rate` beside it."""
+    return [
+        {
+            "id": pair.id,
+            "prompt": [{"role": "user", "content": pair.prompt}],
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+            "success_rate": pair.success_rate,
+        }
+        for pair in pairs
+    ]
 
 
 def _load(source: str, split: str, revision: str | None) -> Dataset:

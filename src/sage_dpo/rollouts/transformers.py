@@ -127,12 +127,15 @@ class TransformersEngine:
         device = next(self.model.parameters()).device
         ids, mask = _left_pad([[*row.prompt.prompt_ids, *row.tokens] for row in batch], self._pad_id, device)
         cache = self._shared_prefill(batch, ids, mask)
+        deferred = len(batch) // _DEFERRED_SHARE if may_defer else 0
         running = batch
         while running:
-            sequences = self._generate(running, ids, mask, cache, request)
+            is_compacted = cache is not None and len(running) >= _MIN_COMPACTED_ROWS
+            floor = max(deferred, len(running) // 2 if is_compacted else 0)
+            sequences = self._generate(running, ids, mask, cache, floor, request)
             keep = self._append(running, sequences[:, ids.shape[1] :], request)
             request.progress_bar.update(len(running) - len(keep))
-            if not keep or (may_defer and len(keep) <= len(batch) // _DEFERRED_SHARE):
+            if len(keep) <= deferred:
                 return
             rows = torch.tensor(keep, device=device)
             mask = torch.nn.functional.pad(mask[rows], (0, sequences.shape[1] - ids.shape[1]), value=1)
@@ -141,16 +144,13 @@ class TransformersEngine:
                 cache.batch_select_indices(rows)
 
     def _generate(
-        self, running: list[_Row], ids: Tensor, mask: Tensor, cache: DynamicCache | None, request: _Request
+        self, running: list[_Row], ids: Tensor, mask: Tensor, cache: DynamicCache | None, floor: int, request: _Request
     ) -> Tensor:
-        """Return `[B, T + new]` ids after generating until about half of the rows have ended."""
+        """Return `[B, T + new]` ids after generating until at most `floor` rows still run."""
         settings = request.settings
         limits = [settings.max_new_tokens - len(row.tokens) for row in running]
         processors = build_processors(settings, self._uniforms(running, max(limits), request).to(ids.device))
-        is_compacted = cache is not None and len(running) >= _MIN_COMPACTED_ROWS
-        stop = RunningRows(
-            torch.tensor(self.stop_ids, device=ids.device), limits, floor=len(running) // 2 if is_compacted else 0
-        )
+        stop = RunningRows(torch.tensor(self.stop_ids, device=ids.device), limits, floor)
         generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=max(limits),

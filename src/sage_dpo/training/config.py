@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from pydantic import BaseModel
 from trl import DPOConfig
 
 from sage_dpo.config import PoolSettings, SelectorSettings, validate
@@ -13,9 +15,9 @@ _SELECTOR_FIELDS = tuple(SelectorSettings.model_fields)
 _POOL_FIELDS = tuple(PoolSettings.model_fields)
 
 
-def _field(settings: type, name: str, help_text: str):  # type: ignore[no-untyped-def]
+def _field(settings: type[BaseModel], name: str, help_text: str) -> Any:
     """A dataclass field with the default that the settings record states."""
-    default = settings.model_fields[name].default  # type: ignore[attr-defined]
+    default = settings.model_fields[name].default
     return field(default=default, metadata={"help": help_text})
 
 

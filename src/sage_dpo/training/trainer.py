@@ -60,8 +60,8 @@ class SAGETrainer(DPOTrainer):
     """Drop-in replacement for `trl.DPOTrainer`.
 
     Args:
-        model, ref_model, data_collator, train_dataset, eval_dataset, processing_class, callbacks, peft_config, ...: as in
-            TRL. `train_dataset` must be a map-style text preference data set; an optional column `success_rate` in
+        model, ref_model, data_collator, train_dataset, eval_dataset, processing_class, peft_config, ...: as in TRL.
+            `train_dataset` must be a map-style text preference data set; an optional column `success_rate` in
             [0, 1] gives each pair's difficulty, else it is estimated from the policy's margins. Already tokenized
             data (`prompt_ids`, `chosen_ids`, `rejected_ids`) is taken as it is.
         args: a `SAGEConfig`.
@@ -72,7 +72,7 @@ class SAGETrainer(DPOTrainer):
         NumericalError: a log-probability is NaN or infinite; names the pairs.
     """
 
-    _tag_names = ["trl", "dpo", "sage"]
+    _tag_names = ["trl", "dpo", "sage"]  # noqa: RUF012 - TRL declares it so
     _name = "SAGE"
 
     def __init__(
