@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from sage_dpo.errors import VerifierError
 from sage_dpo.records import Verdict, VerdictKind
 from sage_dpo.verification.answers import compare_answers
-from sage_dpo.verification.extraction import extract_answer, unmarked_tail
+from sage_dpo.verification.extraction import extract_answer, last_result, unmarked_tail
 from sage_dpo.verification.process import WorkerProcess
 
 _MAX_FRUITLESS_DEATHS = 3
@@ -54,8 +54,8 @@ class Verifier:
         soft_timeout_s: alarm inside the worker for one request.
         hard_timeout_s: after this a worker is killed and replaced; only the request under way is blamed.
         memory_limit_mb: address space of a worker; 0 for no limit. An answer that needs more is an `error`.
-        accepts_unmarked: look for the last formula or number in a completion that marks no answer; if false, such
-            completions are `unparseable`.
+        accepts_unmarked: look for the last result, formula or number in a completion that marks no answer; if false,
+            such completions are `unparseable`.
 
     Verdicts: `timeout` (verdict unknown: method `deadline`), `error` (worker crashed or ran out of memory, also when
     retried in a fresh process: method `worker`), `unparseable` (no answer found, or a gold that only an equal spelling
@@ -128,9 +128,11 @@ class Verifier:
         address = (request.problem_id, request.sample)
         if answer is None:
             tail = unmarked_tail(request.completion)
-            if self._accepts_unmarked and tail and not extraction.is_truncated and not extraction.is_too_long:
+            if not self._accepts_unmarked or not tail or extraction.is_truncated or extraction.is_too_long:
+                return Verdict(*address, VerdictKind.UNPARSEABLE, None, "exact"), None
+            answer = last_result(tail)
+            if answer is None:
                 return None, (request.gold, tail, False)
-            return Verdict(*address, VerdictKind.UNPARSEABLE, None, "exact"), None
         is_correct = compare_answers(request.gold, answer)
         if is_correct is None:
             return None, (request.gold, answer, True)

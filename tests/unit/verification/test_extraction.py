@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sage_dpo.verification import extract_answer
-from sage_dpo.verification.extraction import MAX_ANSWER_CHARS, unmarked_tail
+from sage_dpo.verification.extraction import MAX_ANSWER_CHARS, last_result, unmarked_tail
 
 ROWS: list[tuple[str, str | None]] = [
     # boxes
@@ -95,3 +95,22 @@ def test_unmarked_tail_is_bounded_and_starts_at_a_word() -> None:
     assert tail.startswith("word ")
     assert tail.endswith("42")
     assert len(unmarked_tail("x" * 10**6)) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ("He sold 48+24 = <<48+24=72>>72 clips in May.", "72"),
+        ("first 1 + 1 = 2\nso 92 - 35 = 57 seats are empty after the 2nd stop.", "57"),
+        ("that is 3 * $1,450 = $4,350 a year", "$4,350"),
+        ("8 / 40 * 100% = 20%", "20%"),
+        ("x = 3y", None),
+        ("x = 3 + y", None),
+        ("x = 3 \\sqrt{2}", None),
+        ("n = 2^{10}", None),
+        ("there are 5 apples", None),
+        ("2 + 2 = 4\nthere are 5 apples", None),
+    ],
+)
+def test_last_result_row(tail: str, expected: str | None) -> None:
+    assert last_result(tail) == expected
