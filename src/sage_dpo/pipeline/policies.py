@@ -46,10 +46,11 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
         ConfigError: nothing usable at the path.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(policy_path(settings.path), **model_arguments(settings))
+        model: Any = AutoModelForCausalLM.from_pretrained(policy_path(settings.path), **model_arguments(settings))
     except (OSError, ValueError) as error:
         raise _not_loadable(settings, error) from None
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    placed: PreTrainedModel = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return placed
 
 
 def model_arguments(settings: PolicySettings) -> dict[str, Any]:

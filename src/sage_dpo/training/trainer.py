@@ -33,24 +33,23 @@ from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
 from sage_dpo.core.margins import confidence_margin
-from sage_dpo.core.strata import STRATA, relative_success_rate
+from sage_dpo.core.strata import relative_success_rate
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
 from sage_dpo.pool.pool import CandidatePool
 from sage_dpo.pool.source import PairSource, PoolContents
-from sage_dpo.records import PairScore
 from sage_dpo.scoring import (
-    CompletionScores,
     ReferenceCache,
     TokenizedCompletion,
     as_completions,
     model_fingerprint,
-    score_completions,
 )
-from sage_dpo.selectors.base import CandidateScores, Selection
+from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.dataset import TOKEN_COLUMNS, exclude_unusable
+from sage_dpo.training.selection_log import candidate_records, pair_id, selection_metrics
+from sage_dpo.training.sharding import ShardedScorer
 from sage_dpo.training.state import SageState, TokenCounts, load_state, reference_path, save_state
 
 logger = get_logger(__name__)
@@ -75,6 +74,9 @@ class SAGETrainer(DPOTrainer):
     _tag_names = ["trl", "dpo", "sage"]  # noqa: RUF012 - TRL declares it so
     _name = "SAGE"
 
+    args: SAGEConfig
+    train_dataset: Dataset
+
     def __init__(
         self,
         model: Any,
@@ -91,13 +93,19 @@ class SAGETrainer(DPOTrainer):
         self._excluded: dict[str, dict[str, int]] = {}
         super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
+        self._scorer = ShardedScorer(
+            self.accelerator,
+            token_budget=args.score_token_budget,
+            is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            progress=not args.disable_tqdm,
+        )
         self.selector = make_selector(args.selector_settings())
         self.pair_source = pair_source
         self.pairs: Dataset = self.train_dataset
         self.token_counts = TokenCounts()
-        self.candidate_log = CandidateLog(Path(args.output_dir, "candidates") if args.log_candidates else None)
+        self.candidate_log = CandidateLog(Path(str(args.output_dir), "candidates") if args.log_candidates else None)
         is_adapter_run = is_peft_model(self.model)
-        reference = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
+        reference: Any = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
         fingerprint = model_fingerprint(reference, skip_trainable=is_adapter_run and self.ref_model is None)
         self.reference_cache = ReferenceCache(fingerprint)
         # Before its first step the policy is its own reference, unless an adapter or another model says otherwise.
@@ -183,7 +191,12 @@ class SAGETrainer(DPOTrainer):
             scores, count=len(draw.indices), keep=self.keep_count, strata=draw.strata, rng=rng
         )
         microbatches = self._microbatches(columns, selection.kept, num_batches)
-        self._log_selection(columns, draw.indices, draw.strata, selection)
+        self.token_counts.candidate_pairs += len(draw.indices)
+        for name, value in selection_metrics(draw, selection, self.token_counts).items():
+            self.log_metric(name, value)
+        if self.accelerator.is_main_process:
+            version = self.pool.version
+            self.candidate_log.add(candidate_records(columns, draw, selection, step=step, pool_version=version))
         return microbatches, None
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -274,7 +287,7 @@ class SAGETrainer(DPOTrainer):
             rates = self._estimate_success_rates()
         self._set_pool(rates, version=version, competence=contents.competence)
         for name, value in {**contents.metrics, **self.pool.metrics()}.items():
-            self._metrics["train"][f"sage/{name}"].append(value)
+            self.log_metric(f"sage/{name}", value)
 
     def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
         self._success_rates = rates if self.args.stratified else None
@@ -290,7 +303,7 @@ class SAGETrainer(DPOTrainer):
     def _estimate_success_rates(self) -> NDArray[np.float64]:
         """Rank all pairs by the policy's confidence margin; one forward pass over the pool."""
         completions = as_completions(self.pairs[:])
-        scores = self._score(self.model, completions, progress="scoring the pool")
+        scores = self._scorer.score(self.model, completions, label="scoring the pool")
         self.token_counts.scored += scores.tokens
         if self._starts_as_reference and self.state.global_step == 0:
             self.reference_cache.add(completions, scores.logps)
@@ -308,7 +321,7 @@ class SAGETrainer(DPOTrainer):
 
     def _score_candidates(self, columns: dict[str, list[Any]]) -> CandidateScores:
         completions = as_completions(columns)
-        scores = self._score(self.model, completions)
+        scores = self._scorer.score(self.model, completions)
         self.token_counts.scored += scores.tokens
         self._check_finite(scores.logps, columns, "policy")
         half = len(completions) // 2
@@ -324,53 +337,13 @@ class SAGETrainer(DPOTrainer):
             ref_rejected_logps=None if reference is None else reference[half:],
         )
 
-    def _score(
-        self, model: Any, completions: Sequence[TokenizedCompletion], *, progress: str | None = None
-    ) -> CompletionScores:
-        """Score completions, each process a share of equal size, and give every process all of the scores."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        # Dealt out in order of length, so that every process gets as many tokens as the others.
-        order = np.argsort([len(c) for c in completions], kind="stable")
-        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with self.accelerator.autocast():
-            mine = score_completions(
-                model,
-                [completions[i] for i in order[rank::world]],
-                token_budget=self.args.score_token_budget,
-                device=self.accelerator.device,
-                synchronize_count=self._largest_count if world > 1 else None,
-                inference_mode=not is_sharded,
-                progress=progress if rank == 0 and not self.args.disable_tqdm else None,
-            )
-        if world == 1:
-            inverse = np.argsort(order, kind="stable")
-            return CompletionScores(
-                mine.logps[inverse], mine.informativeness[inverse], mine.lengths[inverse], mine.tokens
-            )
-        rows = math.ceil(len(completions) / world)
-        block = torch.zeros(rows, 3, dtype=torch.float64, device=self.accelerator.device)
-        table = np.stack([mine.logps, mine.informativeness, mine.lengths], axis=1)
-        block[: len(table)] = torch.from_numpy(table)
-        gathered = self.accelerator.gather(block).cpu().numpy().reshape(world, rows, 3)
-        merged = np.empty((len(completions), 3))
-        for process in range(world):
-            places = order[process::world]
-            merged[places] = gathered[process, : len(places)]
-        tokens = torch.tensor([mine.tokens], device=self.accelerator.device)
-        total = int(self.accelerator.gather(tokens).sum())
-        return CompletionScores(merged[:, 0], merged[:, 1], merged[:, 2].astype(np.int64), total)
-
-    def _largest_count(self, count: int) -> int:
-        """Return the largest count among the processes."""
-        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
-
     def _reference_logps(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
         """Return `[N]` reference log-probabilities; every process must call it with the same completions."""
         return self.reference_cache.get(completions, self._compute_reference)
 
     def _compute_reference(self, missing: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
         context: Any = contextlib.nullcontext()
-        model = self.ref_model
+        model: Any = self.ref_model
         if model is None and is_peft_model(self.accelerator.unwrap_model(self.model)):
             model = self.model
             unwrapped = self.accelerator.unwrap_model(self.model)
@@ -383,14 +356,14 @@ class SAGETrainer(DPOTrainer):
                 )
             model = self.model
         with context:
-            scores = self._score(model, missing)
+            scores = self._scorer.score(model, missing)
         self.token_counts.reference += scores.tokens
         return scores.logps
 
     def _check_finite(self, logps: NDArray[np.float64], columns: dict[str, list[Any]], whose: str) -> None:
         bad = np.flatnonzero(~np.isfinite(logps)) % len(columns["prompt_ids"])
         if len(bad):
-            ids = [_pair_id(columns, i, i) for i in bad[:5]]
+            ids = [pair_id(columns, i, i) for i in bad[:5]]
             raise NumericalError(
                 f"{len(bad)} {whose} log-probabilities are not finite at step {self.state.global_step} (pairs {ids}); "
                 "lower the learning rate, or use bf16 or float32 in place of fp16"
@@ -424,55 +397,6 @@ class SAGETrainer(DPOTrainer):
             )
             for group in groups
         ]
-
-    def _log_selection(
-        self,
-        columns: dict[str, list[Any]],
-        indices: NDArray[np.int64],
-        strata: NDArray[np.int8] | None,
-        selection: Selection,
-    ) -> None:
-        metrics = self._metrics["train"]
-        is_kept = np.zeros(len(indices), dtype=bool)
-        is_kept[selection.kept] = True
-        self.token_counts.candidate_pairs += len(indices)
-        metrics["sage/kept_fraction"].append(float(is_kept.mean()))
-        metrics["sage/tokens_scored"].append(self.token_counts.scored)
-        metrics["sage/tokens_trained"].append(self.token_counts.trained)
-        metrics["sage/filtered"].append(selection.filtered)
-        names = [""] * len(indices) if strata is None else [str(STRATA[code]) for code in strata]
-        for stratum in STRATA if strata is not None else ():
-            metrics[f"sage/strata/{stratum}"].append(names.count(str(stratum)) / len(names))
-        if selection.ranking is None:
-            return
-        ranking = selection.ranking
-        values = {
-            "margin": ranking.margin,
-            "gradient_signal": ranking.gradient_signal,
-            "curvature": ranking.curvature,
-            "informativeness": ranking.informativeness,
-            "utility": ranking.utility,
-        }
-        for name, column in values.items():
-            metrics[f"sage/{name}_kept"].append(float(column[is_kept].mean()))
-            if not is_kept.all():
-                metrics[f"sage/{name}_dropped"].append(float(column[~is_kept].mean()))
-        if not self.accelerator.is_main_process:
-            return
-        self.candidate_log.add(
-            [
-                PairScore(
-                    step=self.state.global_step,
-                    pair_id=_pair_id(columns, row, int(index)),
-                    problem_id=str(columns["problem_id"][row]) if "problem_id" in columns else "",
-                    stratum=names[row],
-                    is_kept=bool(is_kept[row]),
-                    pool_version=self.pool.version,
-                    **{name: float(column[row]) for name, column in values.items()},
-                )
-                for row, index in enumerate(indices)
-            ]
-        )
 
 
 class _PoolCallback(TrainerCallback):
@@ -508,6 +432,12 @@ def _check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | No
         raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
     if len(train_dataset) == 0:
         raise EmptyPoolError("train_dataset has no rows, expected at least one preference pair")
+    is_estimated = pair_source is None and "success_rate" not in train_dataset.column_names
+    if args.stratified and args.schedule_by == "competence" and is_estimated:
+        raise ConfigError(
+            "schedule_by is competence, but success rates are estimated from ranks, whose mean is always 0.5; "
+            "add a success_rate column, or set schedule_by to progress"
+        )
     if pair_source is not None and args.precompute_ref_log_probs:
         raise ConfigError(
             "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
@@ -521,7 +451,3 @@ def _success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
         return None
     values = dataset["success_rate"][:]
     return None if any(v is None for v in values) else np.array(values, dtype=np.float64)
-
-
-def _pair_id(columns: dict[str, list[Any]], row: int, index: int) -> str:
-    return str(columns["id"][row]) if "id" in columns else str(index)

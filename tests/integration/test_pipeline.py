@@ -1,0 +1,198 @@
+"""The whole loop on the bundled gym policy, small: run, rerun, interrupt, resume, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from sage_dpo.config import RunConfig, load_config, validate
+from sage_dpo.errors import ConfigError, EmptyPoolError, RunFolderError
+from sage_dpo.pipeline.arms import last_complete_checkpoint
+from sage_dpo.pipeline.run import run
+from sage_dpo.pipeline.tune import tune
+from sage_dpo.records import PairScore
+from sage_dpo.storage import read_json, read_jsonl, read_records
+
+ROOT = Path(__file__).parents[2]
+RECIPE = {
+    "name": "small",
+    "seed": 1,
+    "policy": {"path": "gym:S"},
+    "problems": {"kind": "gym", "split": "train", "count": 24},
+    "probe": {"kind": "gym", "split": "probe", "count": 8},
+    "rollouts": {"samples": 4, "max_new_tokens": 96, "engine": {"kind": "transformers", "batch_size": 128}},
+    "verification": {"workers": 1},
+    "pool": {"refresh_steps": 2},
+    "training": {
+        "steps": 4,
+        "candidates_per_step": 8,
+        "microbatch_size": 4,
+        "learning_rate": 1e-4,
+        "probe_steps": 2,
+        "save_steps": 1,
+        "max_length": 256,
+        "trainer": {"gradient_checkpointing": False},
+    },
+    "evaluation": {"suites": {"kind": "gym", "names": ["short"]}, "max_new_tokens": 64},
+    "arms": {"vanilla": {"train": False}, "sage": {}},
+}
+
+
+def make_config(**changes) -> RunConfig:
+    return validate(RunConfig, {**RECIPE, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    return run(make_config(), output=tmp_path_factory.mktemp("runs") / "small", progress=False)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "arms" / "sage" / "policy" / "model.safetensors")
+
+
+def selections(folder: Path) -> list[PairScore]:
+    paths = sorted((folder / "arms" / "sage").glob("refresh-*/scores.parquet"))
+    return [row for path in paths for row in read_records(path, PairScore)]
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_jsonl(folder / "arms" / "sage" / "metrics.jsonl") if "loss" in row]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert losses(first) == losses(second)
+    assert selections(first) == selections(second)
+    for (name, mine), other in zip(weights(first).items(), weights(second).values(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+def test_a_run_leaves_everything_a_reader_needs(finished):
+    summary = read_json(finished / "summary.json")
+    assert set(summary["arms"]) == {"vanilla", "sage"}
+    for arm in summary["arms"].values():
+        assert {"average", "suites", "train_tokens", "scored_tokens", "wall_s"} <= set(arm)
+        assert arm["average"] == arm["suites"]["short"]
+    assert summary["arms"]["vanilla"]["train_tokens"] == 0
+    sage = summary["arms"]["sage"]
+    assert 0 < sage["train_tokens"] < sage["scored_tokens"]
+    assert sage["kept_pairs"] * 2 == sage["candidate_pairs"] == 32
+    assert set(summary["comparisons"]) == {"sage_minus_vanilla"}
+    page = (finished / "report" / "index.html").read_text()
+    assert f"{100 * sage['average']:.1f}" in page
+    assert (finished / "report" / "table.md").is_file()
+    assert read_json(finished / "manifest.json")["versions"]["trl"]
+    assert [row["probe/accuracy"] for row in read_jsonl(finished / "arms/sage/metrics.jsonl") if "probe/accuracy" in row]
+
+
+def test_every_candidate_is_in_the_scores_of_its_refresh(finished):
+    rows = selections(finished)
+    assert len(rows) == 32
+    assert {row.pool_version for row in rows if row.step < 2} == {0}
+    assert {row.pool_version for row in rows if row.step >= 2} == {1}
+
+
+def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+    again = run(make_config(), output=tmp_path / "again", progress=False)
+    assert_same_run(finished, again)
+
+
+def test_a_finished_run_is_not_done_again(finished):
+    before = (finished / "manifest.json").stat().st_mtime_ns, weights(finished)["model.norm.weight"]
+    run(make_config(), output=finished, progress=False)
+    assert before[0] == (finished / "manifest.json").stat().st_mtime_ns
+
+
+def test_another_recipe_does_not_go_into_the_same_folder(finished):
+    with pytest.raises(RunFolderError, match=r"seed: 2.*--fresh"):
+        run(make_config(seed=2), output=finished, progress=False)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_killed_and_started_again_equals_uninterrupted(how, finished, tmp_path):
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    command = [sys.executable, "-m", "sage_dpo.cli", "run", str(recipe), "--output", str(folder), "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    # after the refresh, in the middle of the second half
+    while not (folder / "arms/sage/checkpoints/checkpoint-3").exists():
+        assert process.poll() is None, process.stderr.read()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if how is signal.SIGINT:
+        assert "run the same command again to continue" in errors
+        assert "Traceback" not in errors
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_run(finished, folder)
+
+
+def test_half_written_checkpoints_are_not_used(tmp_path):
+    for step, is_complete in ((1, True), (2, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if is_complete:
+            (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_unknown_trainer_keys_are_refused_before_any_work(tmp_path):
+    training = {**RECIPE["training"], "trainer": {"warmup_stesp": 3}}
+    with pytest.raises(ConfigError, match=r"unknown keys \['warmup_stesp'\]"):
+        run(make_config(training=training), output=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_correct_sample_at_all_says_so(tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"id": str(i), "problem": f"How many ? {i}", "answer": "99999"} for i in range(4)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = make_config(problems={"kind": "file", "path": str(problems)})
+    with pytest.raises(EmptyPoolError, match=r"no correct completion at all: 0 of 16"):
+        run(config, output=tmp_path / "run", progress=False)
+
+
+def test_a_fixed_pool_with_lora(tmp_path, finished):
+    pairs = ROOT / "examples" / "preferences.jsonl"
+    config = make_config(
+        policy={"path": "gym:S", "lora": {"r": 4, "alpha": 8}},
+        problems=None,
+        probe=None,
+        pairs={"kind": "fixed", "path": str(pairs), "limit": 40},
+        training={**RECIPE["training"], "probe_steps": 0, "learning_rate": 1e-3},
+    )
+    folder = run(config, output=tmp_path / "run", progress=False)
+    assert (folder / "arms/sage/policy/adapter_model.safetensors").is_file()
+    assert read_json(folder / "summary.json")["arms"]["sage"]["kept_pairs"] == 16
+
+
+def test_learning_rates_are_tuned_on_the_probe_with_one_grid_for_all_arms(tmp_path):
+    arms = {"dpo_full": {"selection": {"selector": "all", "keep_ratio": 1.0}, "pool": {"stratified": False}}, "sage": {}}
+    config = make_config(arms=arms, training={**RECIPE["training"], "steps": 2, "save_steps": 0})
+    result = tune(config, [1e-5, 1e-4], output=tmp_path / "tuning", progress=False)
+    assert set(result["arms"]) == {"dpo_full", "sage"}
+    for row in result["arms"].values():
+        assert set(row["probe_accuracy"]) == {"1e-05", "0.0001"}
+        assert row["best"] in (1e-5, 1e-4)
+
+
+def test_the_quickstart_recipe_compares_the_four_arms():
+    config = load_config(ROOT / "recipes" / "quickstart.yaml")
+    assert list(config.arms) == ["vanilla", "dpo_full", "dpo_random", "sage"]
+    assert {config.for_arm(arm).training.steps for arm in config.arms} == {config.training.steps}
