@@ -1,0 +1,111 @@
+"""The examples run as a user would run them: as programs, offline, on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from sage_dpo.gym.misconceptions import solve, solve_with_misconceptions
+from sage_dpo.gym.world import generate_problems, story_of
+from sage_dpo.selectors import registry
+from sage_dpo.selectors.base import CandidateScores, SelectorSettings
+from sage_dpo.training.candidates import read_candidates
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_example(name: str, home: Path, *arguments: str) -> str:
+    """Run an example and return what it printed; its caches go to `home`, and no hub is asked."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "src")}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "HF_DATASETS_CACHE": str(home / "datasets")}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped preference data, or as many gym pairs where an installed copy comes without it."""
+    shipped = ROOT / "examples" / "preferences.jsonl"
+    if shipped.is_file():
+        return shipped
+    rows = []
+    for index, problem in enumerate(generate_problems("train", 200, seed=0)):
+        story = story_of(problem)
+        chosen, rejected = solve(story), solve_with_misconceptions(story, random.Random(index))
+        if chosen != rejected:
+            sides = {"prompt": ("user", problem.problem), "chosen": ("assistant", chosen)}
+            sides["rejected"] = ("assistant", rejected)
+            rows.append({name: [{"role": role, "content": text}] for name, (role, text) in sides.items()})
+    path = tmp_path_factory.mktemp("data") / "preferences.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("adapter", [[], ["--lora"]], ids=["full", "lora"])
+def test_two_changed_names_make_trl_dpo_choose_its_pairs(preferences: Path, tmp_path: Path, adapter: list[str]) -> None:
+    arguments = ["--data", str(preferences), "--output", str(tmp_path / "run"), "--steps", "2", *adapter]
+    output = run_example("dpo_to_sage.py", tmp_path, *arguments)
+    assert "32 trained of 64 candidates" in output
+    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+    assert (tmp_path / "run" / "policy" / weights).is_file()
+    rows = read_candidates(tmp_path / "run" / "candidates")
+    assert sum(row.is_kept for row in rows) == 32
+
+
+def test_a_registered_selector_trains(preferences: Path, tmp_path: Path) -> None:
+    output = run_example(
+        "custom_selector.py", tmp_path, "--data", str(preferences), "--output", str(tmp_path / "run"), "--steps", "2"
+    )
+    assert "selector: trimmed_margin, skip 0.2" in output
+    rows = read_candidates(tmp_path / "run" / "candidates")
+    for step in (0, 1):
+        for stratum in {row.stratum for row in rows}:
+            group = [row for row in rows if row.step == step and row.stratum == stratum]
+            ranked = sorted(group, key=lambda row: row.margin)
+            skipped, kept = int(0.2 * len(group)), [row.is_kept for row in ranked]
+            expected = [skipped <= place < skipped + sum(kept) for place in range(len(group))]
+            assert kept == expected
+
+
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_trimmed_margin_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten pairs of margins 0..9: the lowest two are skipped; they come back, least extreme first, when room is left."""
+    monkeypatch.setattr(registry, "SELECTORS", dict(registry.SELECTORS))
+    load_example("custom_selector")
+    monkeypatch.delitem(sys.modules, "custom_selector")
+    margins = np.array([3, 1, 4, 0, 5, 9, 2, 6, 8, 7], dtype=np.float64)
+    scores = CandidateScores(margins, np.zeros(10), np.ones(10), np.ones(10))
+    selector = registry.make_selector(SelectorSettings(selector="trimmed_margin"))
+
+    def kept_margins(keep: int) -> set[float]:
+        chosen = selector.select(scores, count=10, keep=keep, strata=None, rng=np.random.default_rng(0))
+        return set(margins[chosen.kept].tolist())
+
+    assert kept_margins(5) == {2, 3, 4, 5, 6}
+    assert kept_margins(9) == {1, 2, 3, 4, 5, 6, 7, 8, 9}
