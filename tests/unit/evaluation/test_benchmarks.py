@@ -1,0 +1,91 @@
+"""The benchmarks' records and their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage_dpo.errors import ConfigError, DataError, SuiteSizeError
+from sage_dpo.evaluation import BENCHMARKS, load_benchmark
+
+SIZES = {
+    "gsm8k": 1319,
+    "math500": 500,
+    "minerva": 272,
+    "gaokao2023en": 385,
+    "olympiadbench": 675,
+    "college_math": 2818,
+    "amc23": 40,
+    "aime24": 30,
+}
+
+
+def write(folder: Path, rows: list[Any], name: str = "aime24") -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def row(number: int, **fields: Any) -> dict[str, Any]:
+    return {"id": f"a/{number}", "problem": f"p{number}", "answer": str(number), **fields}
+
+
+def test_records_state_the_published_sizes() -> None:
+    assert {name: benchmark.size for name, benchmark in BENCHMARKS.items()} == SIZES
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_real_files_load_whole(name: str, benchmark_data: Path) -> None:
+    problems = load_benchmark(name, benchmark_data)
+    assert len(problems) == len({problem.id for problem in problems}) == SIZES[name]
+    assert all(problem.metadata["source"] == name for problem in problems)
+
+
+def test_fields_and_order_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, [row(0, solution="s", level=3), "", *[row(n) for n in range(1, 30)]])
+    problems = load_benchmark("aime24", tmp_path)
+    assert [problem.id for problem in problems] == [f"a/{n}" for n in range(30)]
+    assert (problems[0].solution, problems[0].metadata) == ("s", {"level": 3})
+    assert problems[1].solution is None
+
+
+@pytest.mark.parametrize("count", [0, 29, 31])
+def test_another_size_is_an_error(count: int, tmp_path: Path) -> None:
+    write(tmp_path, [row(n) for n in range(count)])
+    with pytest.raises(SuiteSizeError, match=f"holds {count} problems, expected the 30 of aime24; fetch it again"):
+        load_benchmark("aime24", tmp_path, limit=5)
+
+
+def test_limit_takes_the_first_problems_of_a_whole_suite(tmp_path: Path) -> None:
+    write(tmp_path, [row(n) for n in range(30)])
+    assert [problem.id for problem in load_benchmark("aime24", tmp_path, limit=2)] == ["a/0", "a/1"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ("[1]", "line 2: holds list, expected an object with id, problem, answer"),
+        (
+            {"id": "x", "question": "q", "answer": "1"},
+            r"line 2: lacks \['problem'\], has \['answer', 'id', 'question'\]",
+        ),
+        (row(1, answer=""), "line 2: problem 'a/1': field 'answer' is ''"),
+        (row(0), "line 2: id 'a/0' occurs twice"),
+    ],
+)
+def test_bad_lines_are_named(bad: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load_benchmark("aime24", write(tmp_path, [row(0), bad]))
+
+
+def test_missing_file_unknown_name_and_missing_hub_copy_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"aime24.jsonl does not exist; give the folder"):
+        load_benchmark("aime24", tmp_path)
+    with pytest.raises(ConfigError, match="unknown benchmark 'aime25', expected one of gsm8k, "):
+        load_benchmark("aime25", tmp_path)
+    with pytest.raises(ConfigError, match=r"no hub copy of amc23 is pinned.*give a folder"):
+        load_benchmark("amc23", None)
