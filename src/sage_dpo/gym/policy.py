@@ -1,4 +1,8 @@
-"""The gym's small policies: Llama code, Qwen2 shapes, supervised training on solutions with misconceptions, bundled weights."""
+"""The gym's small policies: shapes, supervised training on solutions with misconceptions, bundled weights.
+
+The code is Llama's with Qwen2's biases. Not Qwen2's own, because beside a model of that type transformers 5 replaces
+any tokenizer by Qwen2's byte-level one.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,6 @@ def bundled_policy_path(size: str = "S") -> Path:
 def build_policy(size: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     """Return an untrained policy of the given size, its weights drawn from `seed`."""
     shape = _size(size)
-    # Llama with Qwen2's biases, not Qwen2: beside a Qwen2 model, transformers 5 takes every tokenizer for Qwen2's own.
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
@@ -119,10 +122,13 @@ def train_policy(
         steps, learning_rate: override the size's own.
         progress: show a progress bar.
     Returns:
-        `parameters`, `steps`, `first_loss` and `last_loss` (mean of up to 20 steps each, nats a token).
+        `parameters`, `steps`, `first_loss` and `last_loss` (each the mean over up to 20 steps, at most a
+            quarter of the run; nats a token).
     """
     shape = _size(size)
     steps = shape.steps if steps is None else steps
+    if steps < 1:
+        raise ConfigError(f"steps is {steps}, expected at least 1; leave it out for the size's own {shape.steps}")
     tokenizer = build_tokenizer()
     model = build_policy(size, tokenizer, seed=seed).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -145,7 +151,8 @@ def train_policy(
     bar.close()
     model.eval().save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
-    first, last = losses[:20], losses[-20:]
+    window = max(1, min(20, steps // 4))
+    first, last = losses[:window], losses[-window:]
     return {
         "parameters": float(model.num_parameters()),
         "steps": float(steps),

@@ -21,10 +21,10 @@ def test_sizes_are_as_named(size: str, low: float, high: float) -> None:
     assert low < build_policy(size, build_tokenizer(), seed=0).num_parameters() < high
 
 
-def test_forty_steps_reduce_the_loss_and_repeat_exactly(tmp_path: Path) -> None:
-    runs = [train_policy("S", tmp_path / name, seed=3, steps=40, progress=False) for name in ("a", "b")]
+def test_sixteen_steps_reduce_the_loss_and_repeat_exactly(tmp_path: Path) -> None:
+    runs = [train_policy("S", tmp_path / name, seed=3, steps=16, progress=False) for name in ("a", "b")]
     assert runs[0] == runs[1]
-    assert runs[0]["last_loss"] < 0.7 * runs[0]["first_loss"]
+    assert runs[0]["last_loss"] < 0.8 * runs[0]["first_loss"]
     first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("a", "b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -38,6 +38,8 @@ def test_building_a_policy_leaves_the_global_generator_alone() -> None:
 def test_unknown_or_unbundled_sizes_are_rejected() -> None:
     with pytest.raises(ConfigError, match="unknown gym policy size 'XL'"):
         train_policy("XL", Path("unused"), seed=0)
+    with pytest.raises(ConfigError, match="steps is 0, expected at least 1"):
+        train_policy("S", Path("unused"), seed=0, steps=0)
     with pytest.raises(ConfigError, match="no bundled gym policy of size 'L'"):
         bundled_policy_path("L")
     assert set(SIZES) == {"S", "M", "L"}
