@@ -1,0 +1,125 @@
+"""Rows with their places, from JSON lines, Parquet, folders, `datasets` or any iterable of mappings.
+
+A place is what a message names: `train.jsonl, line 7` or `train.parquet, row 7`, both counted from 1.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sage_dpo.errors import DataError
+
+Row = tuple[str, Mapping[str, Any]]
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    """Yield (place, row).
+
+    Raises:
+        DataError: no such path, an unreadable file or line, a mapping of splits instead of rows.
+    """
+    if isinstance(source, str | Path):
+        yield from _read_path(Path(source))
+        return
+    if isinstance(source, Mapping):
+        names = ", ".join(repr(name) for name in source)
+        raise DataError(f"got a mapping with the keys {names}, expected rows; choose one split, as in data['train']")
+    for number, row in enumerate(source, start=1):
+        place = f"row {number}"
+        yield place, _checked(row, place)
+
+
+def _read_path(path: Path) -> Iterator[Row]:
+    if path.is_dir():
+        yield from _read_folder(path)
+    elif not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder; expected JSON lines (.jsonl), Parquet (.parquet) or a folder saved by "
+            "datasets.save_to_disk"
+        )
+    elif path.suffix == ".parquet":
+        yield from _read_parquet(path)
+    elif path.suffix in (".jsonl", ".json", ".ndjson"):
+        yield from _read_json_lines(path)
+    else:
+        raise DataError(
+            f"{path}: the suffix {path.suffix!r} is not supported; expected .jsonl or .parquet. "
+            "Convert it, for example with datasets.Dataset.from_csv(...).to_json(...)"
+        )
+
+
+def _read_folder(path: Path) -> Iterator[Row]:
+    if (path / "dataset_dict.json").exists():
+        splits = sorted(child.name for child in path.iterdir() if child.is_dir())
+        raise DataError(
+            f"{path}: holds the splits {', '.join(splits)}, expected one; give the folder of a split, "
+            f"as in {path / (splits[0] if splits else 'train')}"
+        )
+    if (path / "state.json").exists():
+        import datasets
+
+        for number, row in enumerate(datasets.load_from_disk(str(path)), start=1):
+            place = f"{path}, row {number}"
+            yield place, _checked(row, place)
+        return
+    files = sorted(child for child in path.iterdir() if child.suffix in (".jsonl", ".parquet"))
+    if not files:
+        raise DataError(f"{path}: holds neither .jsonl nor .parquet files, nor a folder saved by datasets.save_to_disk")
+    for file in files:
+        yield from _read_path(file)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error}); write it again") from error
+    number = 0
+    for batch in file.iter_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row
+
+
+def _read_json_lines(path: Path) -> Iterator[Row]:
+    # split at newlines only: str.splitlines would also cut at U+2028, which GSM8K's problems contain
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path}, line {number}"
+            if number == 1:
+                line = _without_byte_order_mark(line, path)
+            if line.strip():
+                yield place, _checked(_parse_line(line, place), place)
+
+
+def _without_byte_order_mark(line: bytes, path: Path) -> bytes:
+    if line.startswith(_UTF16):
+        raise DataError(f"{path}: is UTF-16, expected UTF-8; convert it, for example `iconv -f utf-16 -t utf-8`")
+    line = line.removeprefix(codecs.BOM_UTF8)
+    if line.lstrip().startswith(b"["):
+        raise DataError(f"{path}: is one JSON array, expected one object a line; convert it: `jq -c '.[]' {path.name}`")
+    return line
+
+
+def _parse_line(line: bytes, place: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        start = line[:60].decode("utf-8", "replace").strip()
+        raise DataError(f"{place}: not JSON ({error}); got {start!r}, expected one object a line") from error
+
+
+def _checked(row: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{place}: got {type(row).__name__}, expected an object with the fields of a problem")
+    return row
