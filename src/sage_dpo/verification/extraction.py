@@ -75,7 +75,7 @@ def last_result(tail: str) -> str | None:
     """Return the result of the last calculation in the last line: `48 / 2 = <<48/2=24>>24 clips` -> `24`.
 
     GSM8K's calculator marks and plain equations. On the 7,473 human solutions of GSM8K without their `####` line this
-    and math-verify's last number agree with the gold on 99.0 %; the last number alone does on 97.0 %.
+    and math-verify's last number agree with the gold on 98.9 %; the last number alone does on 97.0 %.
     """
     line = tail.rstrip().rpartition("\n")[2]
     result = next(reversed(list(_RESULT.finditer(line))), None)
