@@ -34,9 +34,8 @@ def exclusion_table(run: RunData) -> Table:
         for arm, refresh in refreshes
     )
     note = (
-        "Problems never or always solved yield no pair. Only completions found correct or wrong enter pairs: "
-        "unparseable ones, timeouts and errors count as sampled but are neither chosen nor rejected. Truncated: cut "
-        "at the token limit."
+        "Problems never or always solved yield no pair. A completion without a readable answer (unparseable) counts "
+        "as wrong; timeouts and errors are unknown and enter no pair. Truncated: cut at the token limit."
     )
     zero = [name for name in counted if name not in columns]
     note += f" Zero throughout: {', '.join(zero)}." if zero else ""
