@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from sage_dpo.errors import DataError
 from sage_dpo.pairs.build import EMPTY, EQUAL, OVER_LONG, PairBuild
 from sage_dpo.records import PreferencePair
@@ -97,7 +99,7 @@ def _load(source: str, split: str, revision: str | None) -> Dataset:
 
 
 def tokenize_preferences(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None, progress: bool = False
 ) -> PairBuild:
     """Tokenise preference rows the way TRL's `DPOTrainer` does.
 
@@ -111,6 +113,7 @@ def tokenize_preferences(
         dataset: of `load_preference_data`.
         tokenizer: of the policy.
         max_length: longest prompt + completion in tokens; `None` sets no bound.
+        progress: show a progress bar.
 
     Returns:
         Pairs with `id = row-<number>`, and counts of excluded rows by reason.
@@ -120,7 +123,7 @@ def tokenize_preferences(
     """
     counts: Counter[str] = Counter()
     pairs = []
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(tqdm(dataset, desc="tokenizing pairs", unit="row", disable=not progress)):
         result = _pair_of_row(number, _checked(number, row), tokenizer, max_length)
         if isinstance(result, str):
             counts[result] += 1

@@ -6,7 +6,8 @@ rows share the batch, in which order, and how long the batch is, therefore canno
 random state is read or written.
 
 Limit: F_t itself comes from batched kernels, whose rounding depends on the batch's shape. Where u_t falls within that
-rounding of a step of F_t the token can differ; in float32 this is about one token in a million, in bfloat16 more.
+rounding of a step of F_t the token, and what follows it, can differ. Measured on the gym policy, CPU, batches of 17 to
+512: none of 4,096 completions (118,626 tokens) differ in float32, up to 31 of them in bfloat16.
 """
 
 from __future__ import annotations
