@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import datasets
 import numpy as np
 import pytest
 
@@ -58,15 +59,26 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("adapter", [[], ["--lora"]], ids=["full", "lora"])
-def test_two_changed_names_make_trl_dpo_choose_its_pairs(preferences: Path, tmp_path: Path, adapter: list[str]) -> None:
-    arguments = ["--data", str(preferences), "--output", str(tmp_path / "run"), "--steps", "2", *adapter]
+def test_two_changed_names_make_trl_dpo_choose_its_pairs(preferences: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(preferences), "--output", str(tmp_path / "run"), "--steps", "2"]
     output = run_example("dpo_to_sage.py", tmp_path, *arguments)
     assert "32 trained of 64 candidates" in output
-    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
-    assert (tmp_path / "run" / "policy" / weights).is_file()
+    assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
     rows = read_candidates(tmp_path / "run" / "candidates")
     assert sum(row.is_kept for row in rows) == 32
+
+
+def test_the_same_script_trains_adapters(
+    preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, to save the imports."""
+    arguments = ["--data", str(preferences), "--output", str(tmp_path / "run"), "--steps", "1", "--lora"]
+    monkeypatch.setattr(sys, "argv", ["dpo_to_sage.py", *arguments])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    load_example("dpo_to_sage").main()
+    monkeypatch.delitem(sys.modules, "dpo_to_sage")
+    assert "16 trained of 32 candidates" in capsys.readouterr().out
+    assert (tmp_path / "run" / "policy" / "adapter_model.safetensors").is_file()
 
 
 def test_a_registered_selector_trains(preferences: Path, tmp_path: Path) -> None:
