@@ -177,6 +177,9 @@ def verify(
     workers: int = 2,
     soft_timeout_s: float = 5.0,
     hard_timeout_s: float = 10.0,
+    as_written: Annotated[
+        bool, typer.Option("--as-written", help="Do not restore the `#### answer` line of reference solutions.")
+    ] = False,
     field: FieldMap = None,
     json_path: JsonPath = None,
     quiet: Quiet = False,
@@ -186,19 +189,27 @@ def verify(
     from sage_dpo.records import Verdict
     from sage_dpo.storage import write_records
 
-    verdicts, counts, seconds = grade(
+    grades = grade(
         problems_path,
         completions,
         fields=_fields(field),
         verifier={"workers": workers, "soft_timeout_s": soft_timeout_s, "hard_timeout_s": hard_timeout_s},
+        restore_answer_line=not as_written,
         progress=not quiet,
     )
     if output:
-        write_records(output, verdicts, Verdict)
-    total = sum(counts.values())
-    print(", ".join(f"{kind} {count} ({100 * count / total:.2f} %)" for kind, count in counts.items() if count))
-    print(f"{total} completions in {seconds:.1f} s")
-    _write_json(json_path, {"counts": counts, "seconds": seconds})
+        write_records(output, grades.verdicts, Verdict)
+    total = sum(grades.counts.values())
+    print(", ".join(f"{kind} {count} ({100 * count / total:.2f} %)" for kind, count in grades.counts.items() if count))
+    print(f"{total} completions in {grades.seconds:.1f} s")
+    if grades.restored:
+        print(
+            f"{grades.restored} reference solutions mark no answer; they were graded with GSM8K's last line "
+            "`#### answer` put back. --as-written grades them without."
+        )
+    _write_json(
+        json_path, {"counts": grades.counts, "seconds": grades.seconds, "answer_lines_restored": grades.restored}
+    )
 
 
 @app.command()

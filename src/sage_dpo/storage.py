@@ -2,7 +2,8 @@
 
     runs/<name>/config.yaml manifest.json summary.json
     runs/<name>/problems/{train,probe}.parquet
-    runs/<name>/arms/<arm>/refresh-000/{completions,verdicts,pairs,scores}.parquet
+    runs/<name>/initial/refresh-000/{completions,verdicts,pairs}.parquet info.json   the first pool, of all arms
+    runs/<name>/arms/<arm>/refresh-NNN/{completions,verdicts,pairs,scores}.parquet info.json
     runs/<name>/arms/<arm>/{metrics.jsonl,checkpoints/,policy/,evaluation/<suite>.parquet}
     runs/<name>/report/{index.html,table.md}
 

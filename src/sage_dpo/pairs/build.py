@@ -79,8 +79,8 @@ def build_pairs(
 
     Interpretation: the paper leaves open what an answer without a readable result is. A completion that ended by
     itself and is `unparseable` failed to give the answer it was asked for, so it may be rejected. A truncated
-    completion might have become right: it counts as not correct in s, is never chosen, and is rejected only with
-    `keep_truncated_rejected` (it then has no end-of-sequence token, because the policy never emitted one).
+    completion counts in s by its verdict, is never chosen, and is rejected only with `keep_truncated_rejected` (it
+    then has no end-of-sequence token, because the policy never emitted one).
 
     Args:
         problems: order of the result.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from sage_dpo.config import RunConfig, TrainingSettings
+from sage_dpo.core.selection import kept_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
 from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path
@@ -35,6 +35,7 @@ def train_arm(
     source: OnPolicySource | None,
     probe: Probe | None,
     probe_at_start: float | None,
+    competence: float | None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train one arm, continuing from its last complete checkpoint, and save policy, metrics and scores.
@@ -46,6 +47,7 @@ def train_arm(
         tokenizer: the policy's.
         source: makes the pool of each refresh; `None` for a fixed pool.
         probe, probe_at_start: accuracy on the probe problems, and that of the untrained policy.
+        competence: sampled success rate of the untrained policy over all problems, if it was measured.
         progress: show progress bars.
 
     Returns:
@@ -59,6 +61,7 @@ def train_arm(
         processing_class=tokenizer,
         peft_config=lora_config(config.policy.lora),
         pair_source=source,
+        competence=competence,
     )
     clock = _ProbeCallback(trainer, config.training.probe_steps, probe) if probe else None
     if clock:
@@ -134,7 +137,7 @@ def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) ->
 
 def _microbatches(training: TrainingSettings, keep_ratio: float) -> tuple[int, int]:
     """Return (pairs per microbatch, microbatches) whose product is the kept count."""
-    kept = max(1, math.floor(training.candidates_per_step * keep_ratio + 0.5))
+    kept = kept_count(training.candidates_per_step, keep_ratio)
     accumulation = next(n for n in range(1, kept + 1) if kept % n == 0 and kept // n <= training.microbatch_size)
     return kept // accumulation, accumulation
 

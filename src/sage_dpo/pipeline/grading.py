@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ from sage_dpo.errors import DataError
 from sage_dpo.problems import load_problems
 from sage_dpo.records import Completion, Problem, Verdict
 from sage_dpo.storage import read_jsonl, read_records
-from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+from sage_dpo.verification import VerificationRequest, Verifier, extract_answer, verdict_counts
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Verdicts in order, their counts by kind, the seconds verification took, and how many answer lines were restored."""
+
+    verdicts: list[Verdict]
+    counts: dict[str, int]
+    seconds: float
+    restored: int
 
 
 def grade(
@@ -20,8 +31,9 @@ def grade(
     *,
     fields: Mapping[str, str],
     verifier: Mapping[str, Any],
+    restore_answer_line: bool,
     progress: bool,
-) -> tuple[list[Verdict], dict[str, int], float]:
+) -> Grades:
     """Grade completions against the problems' answers.
 
     Args:
@@ -30,21 +42,33 @@ def grade(
             name of a column of the problems file (`solution`).
         fields: other column names of the problems file.
         verifier: settings of the verifier.
+        restore_answer_line: GSM8K's solutions end in `#### answer`, but data sets that keep the answer in a column of its
+            own leave that line out of the `solution` column. Put it back where a reference solution marks no answer;
+            this checks the verifier on the source's text, not the solution's last number.
         progress: show a progress bar.
 
     Returns:
-        Verdicts in order, their counts by kind, and the seconds verification took.
-
     Raises:
         DataError: no such file or column, or a completion of an unknown problem.
     """
     problems = load_problems(problems_path, fields=fields).problems
     requests = _requests(problems, completions)
+    restored = 0
+    if restore_answer_line and completions == "solution" and not Path(completions).is_file():
+        marked = [_with_answer_line(request) for request in requests]
+        restored = sum(new is not old for new, old in zip(marked, requests, strict=True))
+        requests = marked
     with Verifier(**verifier) as graders:
         started = time.perf_counter()
         verdicts = graders.verify(requests, progress=progress)
         seconds = time.perf_counter() - started
-    return verdicts, verdict_counts(verdicts), seconds
+    return Grades(verdicts, verdict_counts(verdicts), seconds, restored)
+
+
+def _with_answer_line(request: VerificationRequest) -> VerificationRequest:
+    if extract_answer(request.completion).answer is not None:
+        return request
+    return replace(request, completion=f"{request.completion}\n#### {request.gold}")
 
 
 def _requests(problems: list[Problem], completions: str) -> list[VerificationRequest]:

@@ -136,6 +136,7 @@ class _Run:
             source=self._source(config, self.folder.path("arms", arm)) if is_on_policy else None,
             probe=self._probe if config.training.probe_steps else None,
             probe_at_start=self.folder.info("pool-000")["probe_accuracy"],
+            competence=self.folder.info("pool-000").get("competence"),
             progress=self.progress,
         )
 

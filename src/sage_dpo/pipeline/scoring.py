@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 
 from sage_dpo.config import PolicySettings, SelectorSettings
+from sage_dpo.core.selection import kept_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.policies import load_model
 from sage_dpo.records import PairScore, PreferencePair
@@ -47,7 +47,7 @@ def score_pairs(
         chosen_informativeness=scores.informativeness[:half],
         rejected_informativeness=scores.informativeness[half:],
     )
-    keep = max(1, math.floor(half * settings.keep_ratio + 0.5))
+    keep = kept_count(half, settings.keep_ratio)
     selection = selector.select(candidates, count=half, keep=keep, strata=None, rng=np.random.default_rng(0))
     if selection.ranking is None:
         raise ConfigError(f"selector {settings.selector!r} computes no scores; use sage or lowest_margin")

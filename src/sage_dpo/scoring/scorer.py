@@ -24,7 +24,7 @@ from sage_dpo.core.utility import token_informativeness
 from sage_dpo.scoring.batching import token_budget_batches
 
 LOGIT_BUDGET = 2**26
-"""Logits held at once, in elements: 256 MiB as float32."""
+"""Logits copied to float32 at once, in elements: 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,12 @@ def _score_batch(model: nn.Module, batch: Sequence[TokenizedCompletion], device:
     logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=kept_positions).logits
     if logits.shape[1] != len(kept_positions):  # a model that ignores logits_to_keep
         logits = logits[:, kept_positions]
-    token_logps, token_informativeness = token_statistics(logits[mask], targets[mask])
     stats = torch.zeros(len(batch), 2, dtype=torch.float64, device=device)
-    rows = mask.nonzero()[:, 0]
-    stats.index_add_(0, rows, torch.stack([token_logps, token_informativeness], dim=1).double())
+    # A few positions at a time: the float32 copies stay small, however many positions there are.
+    for places in mask.nonzero().split(max(1, LOGIT_BUDGET // logits.shape[-1])):
+        rows, positions = places.unbind(1)
+        tokens = token_statistics(logits[rows, positions], targets[rows, positions])
+        stats.index_add_(0, rows, torch.stack(tokens, dim=1).double())
     return stats
 
 
@@ -132,19 +134,15 @@ def token_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return log p(y_t) and the informativeness of each token.
 
     Args:
-        logits: `[T, V]`, any floating dtype; computed in float32, `LOGIT_BUDGET` elements at a time.
+        logits: `[T, V]`, any floating dtype; computed in float32.
         targets: `[T]` token ids y_t.
 
     Returns:
         Two `[T]` float32 tensors.
     """
-    chunk = max(1, LOGIT_BUDGET // logits.shape[-1])
-    parts = []
-    for some_logits, some_targets in zip(logits.split(chunk), targets.split(chunk), strict=True):
-        log_probs = torch.log_softmax(some_logits.float(), dim=-1)
-        logps = log_probs.gather(1, some_targets[:, None])[:, 0]
-        parts.append((logps, token_informativeness(logps, log_probs.mul_(2).exp_().sum(dim=-1))))
-    return torch.cat([logps for logps, _ in parts]), torch.cat([info for _, info in parts])
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    logps = log_probs.gather(1, targets[:, None])[:, 0]
+    return logps, token_informativeness(logps, log_probs.mul_(2).exp_().sum(dim=-1))
 
 
 @contextlib.contextmanager

@@ -65,6 +65,7 @@ class SAGETrainer(DPOTrainer):
             data (`prompt_ids`, `chosen_ids`, `rejected_ids`) is taken as it is.
         args: a `SAGEConfig`.
         pair_source: makes new pairs with the current policy every `args.refresh_steps` steps.
+        competence: success rate of the untrained policy over all problems asked; default is the mean over pairs.
 
     Raises:
         ConfigError, DataError, EmptyPoolError: before training starts, with the remedy in the message.
@@ -86,6 +87,7 @@ class SAGETrainer(DPOTrainer):
         train_dataset: Dataset | None = None,
         *positional: Any,
         pair_source: PairSource | None = None,
+        competence: float | None = None,
         **keywords: Any,
     ) -> None:
         args = SAGEConfig() if args is None else args
@@ -101,6 +103,7 @@ class SAGETrainer(DPOTrainer):
         )
         self.selector = make_selector(args.selector_settings())
         self.pair_source = pair_source
+        self._first_competence = competence
         self.pairs: Dataset = self.train_dataset
         self.token_counts = TokenCounts()
         self.candidate_log = CandidateLog(Path(str(args.output_dir), "candidates") if args.log_candidates else None)
@@ -243,7 +246,9 @@ class SAGETrainer(DPOTrainer):
         """Build the pool before the first step, or restore it."""
         if self._resume_path is None:
             self.candidate_log.rewind(0)
-            contents = PoolContents(self.train_dataset, _success_rate_column(self.train_dataset))
+            contents = PoolContents(
+                self.train_dataset, _success_rate_column(self.train_dataset), competence=self._first_competence
+            )
             self._enter(contents, version=0)
             if self.args.precompute_ref_log_probs:  # after _enter, which may have met them already
                 self._reference_logps(as_completions(self.train_dataset[:]))

@@ -32,7 +32,8 @@ _REWRITES: Sequence[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
     (re.compile(r"\\text\s*\{\s*infinity\s*\}|^infinity$"), r"\\infty "),
     (re.compile(r"\\q?quad(?![A-Za-z])"), " "),
-    (re.compile(r"\s*\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z])"), ""),
+    # degrees go, except at the end, where they are a unit (`split_unit`)
+    (re.compile(r"(?:\s*\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree)(?!\s*\.?$)"), ""),
     (re.compile(r"(?<!\\)%"), r"\\%"),
     (re.compile(r"^\\text\s*\{([^{}]*\d[^{}]*)\}$"), r"\1"),
     (re.compile(r"\bnp\.(?=[a-z])"), ""),
@@ -141,12 +142,14 @@ def _plain_text(answer: str) -> str:
 
 
 def _compare_clocks(gold: str, prediction: str) -> bool | None:
-    first, second = _CLOCK.fullmatch(gold.replace(" ", "")), _CLOCK.fullmatch(prediction.replace(" ", ""))
-    if first is None or second is None:
+    """Decide about times of day. A gold such as 3:05 may be a ratio; 05:00 and 3:05 pm may not."""
+    expected, given = _CLOCK.fullmatch(gold.replace(" ", "")), _CLOCK.fullmatch(prediction.replace(" ", ""))
+    if expected is None:
         return None
-    same_time = first.group(1, 2) == second.group(1, 2)
-    halves = {(match.group(3) or "").lower() for match in (first, second)} - {""}
-    return same_time and len(halves) <= 1
+    if given is None:
+        return False if gold.startswith("0") or expected.group(2) == "00" or expected.group(3) else None
+    halves = {(match.group(3) or "").lower() for match in (expected, given)} - {""}
+    return expected.group(1, 2) == given.group(1, 2) and len(halves) <= 1
 
 
 def _compare_letters(gold: str, prediction: str) -> bool | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import Eq, simplify, solve
 
 from sage_dpo.records import VerdictKind
 from sage_dpo.verification.answers import compare_answers, prepare_pair
@@ -80,9 +81,7 @@ def _any_equal(expected: list[Any], given: list[Any]) -> bool:
     for gold in expected:
         for value in given:
             try:
-                if verify(
-                    [gold], [value], allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
-                ) and _same_scale(gold, value):
+                if _equal(gold, value):
                     return True
             except Exception as error:  # sympy raises nearly anything; another reading may still settle it
                 failure = error
@@ -91,8 +90,29 @@ def _any_equal(expected: list[Any], given: list[Any]) -> bool:
     return False
 
 
-def _same_scale(gold: Any, value: Any) -> bool:
-    """Reject equality by underflow: math-verify treats differences below 1e-15 as zero, so 2e-24 pi equals 3e-24 pi."""
+def _equal(gold: Any, value: Any) -> bool:
+    """math-verify's verdict on two readings, without the wrong acceptances that we have seen."""
+    if isinstance(gold, Eq) and isinstance(value, Eq):
+        if gold.lhs == value.lhs and not gold.rhs.has(gold.lhs) and not value.rhs.has(gold.lhs):
+            return _equal(gold.rhs, value.rhs)  # `y = f` against `y = g`: solving for x as well takes for ever
+        return _verify(gold, value) and _is_same_equation(gold, value)
+    return _verify(gold, value) and _is_same_scale(gold, value)
+
+
+def _verify(gold: Any, value: Any) -> bool:
+    return bool(verify([gold], [value], allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True))
+
+
+def _is_same_equation(gold: Eq, value: Eq) -> bool:
+    """Reject equality of empty solution lists: math-verify takes x^2+4x+20=0 for x^2+18x+86=0, neither has a real root."""
+    ratio = simplify((gold.lhs - gold.rhs) / (value.lhs - value.rhs))
+    if ratio.is_number:
+        return bool(ratio.is_finite) and not ratio.is_zero
+    return bool(solve(gold, gold.free_symbols))
+
+
+def _is_same_scale(gold: Any, value: Any) -> bool:
+    """Reject equality by underflow: math-verify takes differences below 1e-15 for zero, so 2e-24 pi for 3e-24 pi."""
     if not (getattr(gold, "is_number", False) and getattr(value, "is_number", False)):
         return True
     x, y = abs(complex(gold.evalf(15))), abs(complex(value.evalf(15)))

@@ -52,6 +52,7 @@ _SPACED = re.compile(rf"(?P<body>.*[\d)}}i])\s*(?:\\[;,: ]|~)\s*(?P<unit>m|{_KNO
 _UNMARKED = re.compile(
     rf"(?P<body>.*(?:\d|[)}}]|\\pi))\s*(?P<unit>{_KNOWN_UNIT})(?P<exponent>{_EXPONENT})", re.IGNORECASE
 )
+_DEGREES = re.compile(r"(?P<body>.*?)\s*(?:\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree))|\\degree)")
 _WORDS = re.compile(r"(?P<body>[-+]?[\d.,/]*\d)\s+(?P<unit>[A-Za-z][A-Za-z' -]{2,60})(?P<exponent>)")
 _NOT_UNITS = re.compile(
     r"\b(?:and|or|to|not|over|times|plus|minus|mod|base|hundred|thousand|[mbtr]illion|dozen|score|percent|pct|squared|cubed"
@@ -74,6 +75,8 @@ def split_unit(answer: str) -> tuple[str, str]:
     if match := _CURRENCY.fullmatch(answer):
         body, _ = split_unit(match["body"])
         return match["sign"] + body, "dollar" if "$" in answer else ""
+    if match := _DEGREES.fullmatch(answer):
+        return match["body"], "degree"
     for pattern in (_MARKED, _SPACED, _UNMARKED, _WORDS):
         match = pattern.fullmatch(answer)
         if match is None:
