@@ -12,12 +12,12 @@ from sage_dpo.errors import DataError
 from sage_dpo.problems import load_problems
 from sage_dpo.records import Completion, Problem, Verdict
 from sage_dpo.storage import read_jsonl, read_records
-from sage_dpo.verification import VerificationRequest, Verifier, extract_answer, verdict_counts
+from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
 
 
 @dataclass(frozen=True)
 class Grades:
-    """Verdicts in order, their counts by kind, the seconds verification took, and how many answer lines were restored."""
+    """Verdicts in order, counts by kind, the seconds verification took, and how many answer lines were restored."""
 
     verdicts: list[Verdict]
     counts: dict[str, int]
@@ -42,9 +42,9 @@ def grade(
             name of a column of the problems file (`solution`).
         fields: other column names of the problems file.
         verifier: settings of the verifier.
-        restore_answer_line: GSM8K's solutions end in `#### answer`, but data sets that keep the answer in a column of its
-            own leave that line out of the `solution` column. Put it back where a reference solution marks no answer;
-            this checks the verifier on the source's text, not the solution's last number.
+        restore_answer_line: GSM8K's solutions end in `#### answer`; data sets with the answer in a column of its own
+            leave that line out of `solution`. Put it back where a reference solution has neither it nor a box; this
+            checks the verifier on the source's text, not the solution's last number.
         progress: show a progress bar.
 
     Returns:
@@ -66,7 +66,7 @@ def grade(
 
 
 def _with_answer_line(request: VerificationRequest) -> VerificationRequest:
-    if extract_answer(request.completion).answer is not None:
+    if "####" in request.completion or "\\boxed" in request.completion:
         return request
     return replace(request, completion=f"{request.completion}\n#### {request.gold}")
 

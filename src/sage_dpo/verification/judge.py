@@ -104,7 +104,7 @@ def _verify(gold: Any, value: Any) -> bool:
 
 
 def _is_same_equation(gold: Eq, value: Eq) -> bool:
-    """Reject equality of empty solution lists: math-verify takes x^2+4x+20=0 for x^2+18x+86=0, neither has a real root."""
+    """Reject equality of empty solution lists: math-verify takes x^2+4x+20=0 for x^2+18x+86=0 (no real roots)."""
     ratio = simplify((gold.lhs - gold.rhs) / (value.lhs - value.rhs))
     if ratio.is_number:
         return bool(ratio.is_finite) and not ratio.is_zero
