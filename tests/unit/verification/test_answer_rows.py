@@ -87,6 +87,9 @@ ROWS: list[tuple[str, str, str]] = [
     (r"90^\circ", "90°", C),
     (r"90^\circ", "45", W),
     (r"\frac{270}7\text{ degrees}", r"\frac{270}{7}^\circ", C),
+    (r"10^\circ", r"10\text{ inches}", W),
+    (r"90^{\circ},60^{\circ}", "90, 60", C),
+    (r"(45^{\circ}, 60^{\circ}),(135^{\circ}, 60^{\circ})", "(45, 60), (135, 60)", C),
     # units: dropped where marked or unmistakable, kept where they may be variables
     (r"864 \mbox{ inches}^2", "864", C),
     (r"864 \mbox{ inches}^2", r"864 \text{ square inches}", C),
@@ -115,6 +118,8 @@ ROWS: list[tuple[str, str, str]] = [
     ("1:58 am", "1:58 pm", W),
     (r"05\!:\!00", "5:00", C),
     (r"05\!:\!00", "5:30", W),
+    (r"05\!:\!00", "5", W),
+    ("3:5", r"\frac35", C),
     # roots, constants
     (r"2\sqrt{3}", r"\sqrt{12}", C),
     (r"2\sqrt{3}", "2", W),
@@ -187,6 +192,14 @@ ROWS: list[tuple[str, str, str]] = [
     ("y=-2x+5", "2x+y=5", C),
     ("y=-2x+5", "y=2x+5", W),
     ("6 - 5i", "-5i+6", C),
+    ("x^2+4x+20=0", "2x^2+8x+40=0", C),
+    ("x^2+4x+20=0", "x^2+18x+86=0", W),  # neither has a real root
+    (r"\log_{36}(216)=\frac{3}{2}", r"\log_{36}(36)=1", W),  # both true
+    (r"\log_{36}(216)=\frac{3}{2}", r"\frac{3}{2}", C),
+    (r"I_{p}=\frac{20}{37}(\cos 25 t-6 \sin 25 t)", r"I_{p}=\frac{3}{13}(8 \cos 50 t-\sin 50 t)", W),
+    (r"y=c_{1} e^{x}+c_{2} e^{-x}", r"y=c_{2} e^{-x}+c_{1} e^{x}", C),
+    (r"y=c_{1} e^{x}+c_{2} e^{-x}", r"y=c_{1} e^{2x}+c_{2} e^{-x}", W),
+    (r"\frac{x^{2}}{2} - \frac{y^{2}}{4}=1", "2x^2-y^2=4", C),
     ("SRAC=LRAC", "LRAC=SRAC", C),
     ("SRAC=LRAC", "SRMC=LRMC", W),
     ("52_8", "52_{8}", C),

@@ -1,0 +1,139 @@
+"""The stages from the command line, each by itself, and what a typing error gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sage_dpo.cli import app
+from sage_dpo.errors import SageError
+from sage_dpo.records import Completion, PairScore, PreferencePair, Verdict
+from sage_dpo.storage import read_json, read_jsonl, read_records
+
+ROOT = Path(__file__).parents[2]
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "sage_dpo.cli", *map(str, arguments)], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> Path:
+    """Problems -> rollouts -> verdicts -> pairs -> scores, as a user would type it."""
+    folder = tmp_path_factory.mktemp("stages")
+    problems, completions, verdicts = folder / "p.jsonl", folder / "c.parquet", folder / "v.parquet"
+    invoke("gym", "problems", "--output", problems, "--count", 12, "--seed", 3)
+    invoke("rollouts", "--model", "gym:S", "--problems", problems, "--output", completions, "--samples", 4,
+           "--max-new-tokens", 96, "--quiet")  # fmt: skip
+    invoke("verify", "--problems", problems, "--completions", completions, "--output", verdicts, "--json",
+           folder / "v.json", "--quiet")  # fmt: skip
+    invoke("pairs", "--model", "gym:S", "--problems", problems, "--completions", completions, "--verdicts", verdicts,
+           "--output", folder / "pairs.parquet")  # fmt: skip
+    invoke("pairs", "--model", "gym:S", "--problems", problems, "--completions", completions, "--verdicts", verdicts,
+           "--output", folder / "pairs.jsonl")  # fmt: skip
+    invoke("score", "--model", "gym:S", "--pairs", folder / "pairs.parquet", "--output", folder / "s.parquet", "--quiet")
+    return folder
+
+
+def test_the_stages_hand_their_files_on(stages):
+    completions = read_records(stages / "c.parquet", Completion)
+    verdicts = read_records(stages / "v.parquet", Verdict)
+    pairs = read_records(stages / "pairs.parquet", PreferencePair)
+    scores = read_records(stages / "s.parquet", PairScore)
+    assert len(completions) == len(verdicts) == 48
+    assert sum(read_json(stages / "v.json")["counts"].values()) == 48
+    kinds = {(v.problem_id, v.sample): v.kind for v in verdicts}
+    for pair in pairs:
+        assert kinds[pair.problem_id, pair.chosen_sample] == "correct"
+        assert kinds[pair.problem_id, pair.rejected_sample] == "wrong"
+    assert [score.pair_id for score in scores] == [pair.id for pair in pairs]
+    assert sum(score.is_kept for score in scores) == (len(pairs) + 1) // 2
+
+
+def test_pairs_are_written_in_trl_format_too(stages):
+    rows = read_jsonl(stages / "pairs.jsonl")
+    assert rows[0]["prompt"][0]["role"] == "user"
+    assert rows[0]["chosen"][0]["role"] == rows[0]["rejected"][0]["role"] == "assistant"
+
+
+def test_rollouts_are_the_same_under_one_seed(stages, tmp_path):
+    invoke("rollouts", "--model", "gym:S", "--problems", stages / "p.jsonl", "--output", tmp_path / "c.parquet",
+           "--samples", 4, "--max-new-tokens", 96, "--quiet")  # fmt: skip
+    assert read_records(tmp_path / "c.parquet", Completion) == read_records(stages / "c.parquet", Completion)
+
+
+def test_evaluate_on_one_gym_suite(tmp_path):
+    output = invoke("evaluate", "--model", "gym:S", "--suites", "short", "--max-new-tokens", 64, "--quiet", "--json",
+                    tmp_path / "e.json", "--output", tmp_path / "e")  # fmt: skip
+    result = read_json(tmp_path / "e.json")
+    assert result["suites"]["short"]["size"] == 200
+    assert 0.5 < result["average"] < 0.95
+    assert f"{100 * result['average']:.2f}" in output
+    assert (tmp_path / "e" / "short.parquet").is_file()
+
+
+def test_human_solutions_of_gsm8k(benchmark_data, tmp_path):
+    problems = benchmark_data / "gsm8k_train.jsonl"
+    invoke("verify", "--problems", problems, "--completions", "solution", "--json", tmp_path / "v.json", "--quiet")
+    result = read_json(tmp_path / "v.json")
+    assert sum(result["counts"].values()) == 7473
+    assert result["counts"]["correct"] >= 0.999 * 7473
+    assert result["answer_lines_restored"] == 7473
+
+
+def test_completions_from_jsonl(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "problem": "1 + 1?", "answer": "2"}\n')
+    rows = [{"problem_id": "a", "completion": r"\boxed{2}"}, {"problem_id": "a", "completion": r"\boxed{3}"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = invoke("verify", "--problems", tmp_path / "p.jsonl", "--completions", tmp_path / "c.jsonl", "--quiet")
+    assert "correct 1 (50.00 %), wrong 1 (50.00 %)" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "a", "problem": "1 + 1?"}\n', "answer"),
+        ('{"id": "a", "problem": "x", "answer": "2"}\n{"id": "a", "problem": "y", "answer": "3"}\n', "line 2"),
+        ("not json\n", "line 1"),
+    ],
+)
+def test_broken_problem_files_name_the_line(text, message, tmp_path):
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(SageError, match=message):
+        invoke("problems", "--input", tmp_path / "p.jsonl")
+
+
+def test_errors_are_one_message_and_exit_code_two(tmp_path):
+    done = command("run", tmp_path / "nothing.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: recipe")
+    assert "Traceback" not in done.stderr
+    done = command("run", ROOT / "recipes" / "quickstart.yaml", "--set", "trainign.steps=3")
+    assert "did you mean 'training'?" in done.stderr
+    done = command("run", "--colour", "red")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    done = command("verify", "--problems", tmp_path / "none.jsonl", "--completions", "solution")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_stage():
+    done = command("--help")
+    for name in ("run", "tune", "problems", "rollouts", "verify", "pairs", "score", "evaluate", "report", "gym"):
+        assert f" {name} " in done.stdout
