@@ -77,7 +77,7 @@ def normalize_answer(answer: str) -> str:
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2\3}", text.strip())
-    text = _SET_BUILDER.sub(r"\2", text) if _SET_BUILDER.fullmatch(text) else text
+    text = _SET_BUILDER.sub(r"\2", text) if len(text) < 300 and _SET_BUILDER.fullmatch(text) else text
     text = _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
     text = re.sub(r"^(?:\\approx|\\simeq|=)\s*", "", text)
     return text.rstrip(" .") if not text.endswith((r"\.", r"\ .")) else text

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sage_dpo.verification.answers import compare_answers, normalize_answer
 from sage_dpo.verification.numeric import numbers_equal, parse_number
@@ -100,3 +102,37 @@ def test_normalization_is_idempotent(answer: str) -> None:
 
 def test_empty_answer_is_not_correct_for_an_empty_gold() -> None:
     assert compare_answers("", "") is False
+
+
+_PIECES = st.sampled_from(
+    [
+        *"0123456789.,-+/^_{}()[]|%$:;= xmtE",
+        "\\frac",
+        "\\text{",
+        "\\circ",
+        "\\{",
+        "\\}",
+        " or ",
+        " cm",
+        "\\%",
+        "e-",
+        "\\times 10^{",
+    ]
+)
+ANSWERS = st.lists(_PIECES, max_size=20).map("".join)
+
+
+@given(ANSWERS, ANSWERS)
+def test_no_pair_of_answers_raises(gold: str, prediction: str) -> None:
+    assert compare_answers(gold, prediction) in (True, False, None)
+
+
+@given(ANSWERS.filter(str.strip))
+def test_every_answer_accepts_itself(answer: str) -> None:
+    assert compare_answers(answer, f" {answer} ") is True
+
+
+@given(st.fractions(), st.fractions())
+def test_fractions_are_compared_exactly(x: Fraction, y: Fraction) -> None:
+    texts = [f"\\frac{{{value.numerator}}}{{{value.denominator}}}" for value in (x, y)]
+    assert compare_answers(*texts) is (x == y)
