@@ -34,7 +34,9 @@ class SelectorSettings(_Section):
         selector: registered name: `all`, `random`, `lowest_margin`, `sage`, or a user's own.
         keep_ratio: gamma, the fraction of the candidates that is trained on.
         margin: `confidence` m, `implicit` u, or `implicit_normalized`.
-        margin_temperature: tau, scale of the confidence and the normalised implicit margin.
+        margin_temperature: tau, scale of the confidence and the normalised implicit margin. Interpretation: the paper
+            does not state it; per-token log-probabilities of two answers differ by hundredths to tenths of a nat, so
+            that at tau = 1 every pair has g = 1/2 and h = 1/4 and the utility ranks by J alone.
         implicit_beta: beta of the implicit margin; `None` is the loss's beta.
         damping: lambda of the SAGE utility, >= 0. At 0 informativeness cancels and the utility is exp(-margin).
         length_normalized: divide log-probabilities (confidence margin) and J by completion length.
@@ -46,9 +48,9 @@ class SelectorSettings(_Section):
     selector: str = "sage"
     keep_ratio: float = Field(0.5, gt=0.0, le=1.0)
     margin: Literal["confidence", "implicit", "implicit_normalized"] = "confidence"
-    margin_temperature: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    margin_temperature: float = Field(10.0, gt=0.0, allow_inf_nan=False)
     implicit_beta: float | None = Field(None, gt=0.0, allow_inf_nan=False)
-    damping: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+    damping: float = Field(0.1, ge=0.0, allow_inf_nan=False)
     length_normalized: bool = True
     use_gradient_signal: bool = True
     use_curvature: bool = True
@@ -279,7 +281,8 @@ class GymSuites(_Section):
 class BenchmarkSuites(_Section):
     """GSM8K, MATH500, Minerva, Gaokao2023en, OlympiadBench, CollegeMath, AMC23, AIME24.
 
-    `data` is a local folder of `<suite>.jsonl`; without it each suite's pinned hub revision is loaded.
+    `data` is a local folder of `<suite>.jsonl` (id, problem, answer). Loading from a hub needs a pinned revision in the
+    suite's record (`evaluation/suites.py`); no record has one yet, so without `data` the error names the source.
     """
 
     kind: Literal["benchmarks"]

@@ -219,7 +219,7 @@ def test_lowest_margin_keeps_the_lowest_margins() -> None:
     scores = CandidateScores(
         np.array([-1.0, -4.0, -1.0]), np.array([-2.0, -1.0, -3.0]), np.array([1, 2, 2]), np.array([2, 1, 1])
     )
-    selection = choose(make_selector(SelectorSettings(selector="lowest_margin")), scores, 2, None)
+    selection = choose(make_selector(variant(selector="lowest_margin", margin_temperature=1.0)), scores, 2, None)
     assert selection.ranking is not None
     assert selection.ranking.margin.tolist() == [0.0, -1.0, 2.5]
     assert selection.kept.tolist() == [0, 1]
@@ -242,7 +242,7 @@ def test_sage_without_informativeness_is_lowest_margin_at_any_damping() -> None:
 def test_sage_prefers_the_lower_margin_where_utilities_saturate() -> None:
     # S tends to J / lambda for margins far below 0: at -50 and -60 float64 cannot tell the two apart.
     scores = CandidateScores(np.array([-55.0, -65.0]), np.full(2, -5.0), *np.ones((2, 2)), *np.full((2, 2), 0.35))
-    selection = choose(make_selector(SelectorSettings(damping=0.1)), scores, 1, None)
+    selection = choose(make_selector(SelectorSettings(damping=0.1, margin_temperature=1.0)), scores, 1, None)
     assert selection.ranking is not None
     assert selection.ranking.priority[0] == selection.ranking.priority[1]
     assert selection.kept.tolist() == [1]
@@ -252,7 +252,7 @@ def test_damped_sage_weighs_informativeness() -> None:
     # Equal margins: only J tells the pairs apart.
     ones = np.ones(4)
     scores = CandidateScores(-ones, -ones, ones, ones, np.array([0.1, 0.9, 0.5, 0.7]), 0 * ones)
-    selection = choose(make_selector(SelectorSettings(damping=1.0)), scores, 2, None)
+    selection = choose(make_selector(SelectorSettings(damping=1.0, margin_temperature=1.0)), scores, 2, None)
     assert selection.kept.tolist() == [1, 3]
     # g = 1/2, h = 1/4, J = 0.9, lambda = 1: (0.25 * 0.9) / (0.225 + 1)
     assert selection.ranking is not None
@@ -263,7 +263,7 @@ def test_boundary_filter_excludes_and_refills() -> None:
     # margins -3, -0.1, 0.2, 4, width 1: two remain; keep 3 lets 0.2 back in and leaves -0.1 out
     margins = np.array([-3.0, -0.1, 0.2, 4.0])
     scores = CandidateScores(margins - 5, np.full(4, -5.0), np.ones(4), np.ones(4))
-    selector = make_selector(SelectorSettings(selector="lowest_margin", boundary_width=1.0))
+    selector = make_selector(SelectorSettings(selector="lowest_margin", boundary_width=1.0, margin_temperature=1.0))
     two, three = (choose(selector, scores, keep, None) for keep in (2, 3))
     assert (two.kept.tolist(), two.filtered, two.refilled) == ([0, 3], 2, 0)
     assert (three.kept.tolist(), three.filtered, three.refilled) == ([0, 2, 3], 1, 1)

@@ -202,7 +202,7 @@ def _score(
     margins = torch.from_numpy(rng.normal(1.6 * (rates - 0.45) + 0.2 * version, 0.7))
     spread = torch.from_numpy(rng.gamma(6.0, 0.05, CANDIDATES)) + 0.25 * torch.exp(-(margins**2))
     informativeness = spread if selector == "sage" else torch.ones_like(margins)
-    utility = sage_utility(margins, informativeness, damping=1.0) if selector == "sage" else -margins
+    utility = sage_utility(margins, informativeness, damping=0.1) if selector == "sage" else -margins
     kept = set(torch.argsort(utility, descending=True)[: CANDIDATES // 2].tolist())
     columns = (margins, gradient_signal(margins), curvature(margins), informativeness, utility)
     strata = [str(STRATA[code]) for code in assign_strata(rates)]
