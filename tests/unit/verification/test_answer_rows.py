@@ -125,6 +125,7 @@ ROWS: list[tuple[str, str, str]] = [
     (r"2\sqrt{3}", "2", W),
     (r"2\sqrt{3}", r"3\sqrt{2}", W),
     (r"11\sqrt2", r"11\sqrt{2}", C),
+    ("0", r"(\sqrt{3}+\sqrt{2})^2-5-2\sqrt{6}", C),
     (r"\pi", "3.14159265", C),
     (r"\pi", "3.14", W),
     (r"2^{1009}", r"2 \cdot 2^{1008}", C),
