@@ -234,7 +234,8 @@ class RunFolder:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not splitlines(): it also cuts at U+2028, which JSON strings may hold.
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def write_jsonl(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
