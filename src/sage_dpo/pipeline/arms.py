@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sage_dpo.config import RunConfig, TrainingSettings
 from sage_dpo.core.selection import kept_count
@@ -63,6 +64,9 @@ def train_arm(
         pair_source=source,
         competence=competence,
     )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(_Progress(folder.name))
     clock = _ProbeCallback(trainer, config.training.probe_steps, probe) if probe else None
     if clock:
         trainer.add_callback(clock)
@@ -132,7 +136,9 @@ def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) ->
     taken = sorted(set(training.trainer) & {"output_dir", "seed", "max_steps", "learning_rate", "beta", "max_length"})
     if taken:
         raise ConfigError(f"training.trainer sets {taken}, which have a place of their own in the recipe; move them")
-    return SAGEConfig(**{**arguments, **training.trainer})
+    with warnings.catch_warnings():  # transformers 5.23 renames the field that TRL 1.16 declares
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated")
+        return SAGEConfig(**{**arguments, **training.trainer})
 
 
 def _microbatches(training: TrainingSettings, keep_ratio: float) -> tuple[int, int]:
@@ -171,6 +177,24 @@ def _write_scores(folder: Path) -> None:
     for version in sorted({score.pool_version for score in scores}):
         rows = [score for score in scores if score.pool_version == version]
         write_records(refresh_folder(folder, version) / "scores.parquet", rows, PairScore)
+
+
+class _Progress(ProgressCallback):
+    """transformers' progress bar, with the numbers beside it in place of a printed dictionary per step."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._label = label
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(f"training {self._label}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            probe = {"probe": f"{100 * logs['probe/accuracy']:.0f} %"} if "probe/accuracy" in logs else {}
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", **probe)
 
 
 class _ProbeCallback(TrainerCallback):

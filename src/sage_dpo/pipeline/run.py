@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import FixedPairs, RunConfig, dump_config
 from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
@@ -61,6 +62,7 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
         if not (root / "manifest.json").is_file():
             raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
         shutil.rmtree(root)
+    transformers_logging.disable_progress_bar()  # a bar for each file of weights hides the ones that matter
     with Verifier(**config.verification.model_dump()) as verifier:
         return _Run(config, RunFolder(root, dump_config(config)), verifier, progress).execute()
 
