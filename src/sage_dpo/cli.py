@@ -276,9 +276,7 @@ def score(
 def evaluate(
     model: ModelPath,
     suites: Annotated[str, typer.Option(help="all (the benchmarks), gym, or names separated by commas.")] = "all",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the benchmarks' <suite>.jsonl files.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' <suite>.jsonl files.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
     max_new_tokens: int = 512,
     batch_size: int = 256,

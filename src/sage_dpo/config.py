@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -400,9 +400,8 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> set[
         if fields:
             candidates = [nested for field in fields for nested in _models_in(field.annotation)]
         else:  # the tag of a union: narrow to that variant
-            candidates = [
-                c for c in candidates if part in getattr(c.model_fields.get("kind"), "annotation", c).__args__
-            ]
+            tagged = [c for c in candidates if "kind" in c.model_fields]
+            candidates = [c for c in tagged if part in get_args(c.model_fields["kind"].annotation)]
     return {name for candidate in candidates for name in candidate.model_fields}
 
 

@@ -46,7 +46,9 @@ def stages(tmp_path_factory) -> Path:
            "--output", folder / "pairs.parquet")  # fmt: skip
     invoke("pairs", "--model", "gym:S", "--problems", problems, "--completions", completions, "--verdicts", verdicts,
            "--output", folder / "pairs.jsonl")  # fmt: skip
-    invoke("score", "--model", "gym:S", "--pairs", folder / "pairs.parquet", "--output", folder / "s.parquet", "--quiet")
+    invoke(
+        "score", "--model", "gym:S", "--pairs", folder / "pairs.parquet", "--output", folder / "s.parquet", "--quiet"
+    )
     return folder
 
 

@@ -92,7 +92,9 @@ def test_a_run_leaves_everything_a_reader_needs(finished):
     assert f"{100 * sage['average']:.1f}" in page
     assert (finished / "report" / "table.md").is_file()
     assert read_json(finished / "manifest.json")["versions"]["trl"]
-    assert [row["probe/accuracy"] for row in read_jsonl(finished / "arms/sage/metrics.jsonl") if "probe/accuracy" in row]
+    assert [
+        row["probe/accuracy"] for row in read_jsonl(finished / "arms/sage/metrics.jsonl") if "probe/accuracy" in row
+    ]
 
 
 def test_every_candidate_is_in_the_scores_of_its_refresh(finished):
@@ -183,7 +185,10 @@ def test_a_fixed_pool_with_lora(tmp_path, finished):
 
 
 def test_learning_rates_are_tuned_on_the_probe_with_one_grid_for_all_arms(tmp_path):
-    arms = {"dpo_full": {"selection": {"selector": "all", "keep_ratio": 1.0}, "pool": {"stratified": False}}, "sage": {}}
+    arms = {
+        "dpo_full": {"selection": {"selector": "all", "keep_ratio": 1.0}, "pool": {"stratified": False}},
+        "sage": {},
+    }
     config = make_config(arms=arms, training={**RECIPE["training"], "steps": 2, "save_steps": 0})
     result = tune(config, [1e-5, 1e-4], output=tmp_path / "tuning", progress=False)
     assert set(result["arms"]) == {"dpo_full", "sage"}

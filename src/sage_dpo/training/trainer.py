@@ -76,6 +76,7 @@ class SAGETrainer(DPOTrainer):
     _name = "SAGE"
 
     args: SAGEConfig
+    model: Any
     train_dataset: Dataset
 
     def __init__(
