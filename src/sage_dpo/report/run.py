@@ -39,7 +39,7 @@ class Refresh:
         version: refresh number, 0 is the pool of the untrained policy, which all arms share.
         pairs_path: its pairs file, whether or not it is there.
         scores: columns of `records.PairScore`, or `None` if the arm scored nothing.
-        success_rates: correct / sampled completions of each problem asked, all problems, or `None` without verdicts.
+        success_rates: correct / known verdicts of each problem that has a known one, or `None` without verdicts.
         pair_success_rates: success rate of each pair's problem, NaN where unknown; `None` without a pairs file.
         counts: what became of problems and completions.
         exclusions: what was left out when pairs were built, by reason.
@@ -206,7 +206,7 @@ def _read_refresh(path: Path, version: int, missing: list[str]) -> Refresh:
     if verdicts is not None:
         counts.update({str(kind): int((verdicts["kind"] == kind).sum()) for kind in VerdictKind})
         rates = _success_rates(verdicts)
-        counts["problems"] = rates.size
+        counts["problems"] = len(set(verdicts["problem_id"].tolist()))
         counts["never solved"] = int((rates == 0).sum())
         counts["always solved"] = int((rates == 1).sum())
     pairs = read_columns(path / "pairs.parquet", ("success_rate",), missing)
@@ -233,9 +233,10 @@ def whole_numbers(values: Any) -> dict[str, int]:
 
 
 def _success_rates(verdicts: Columns) -> NDArray[np.float64]:
-    """Return correct / sampled of each problem; completions that are not `correct` count as sampled."""
-    _, problem = np.unique(verdicts["problem_id"].astype(str), return_inverse=True)
-    correct = (verdicts["kind"] == VerdictKind.CORRECT).astype(np.float64)
+    """Return correct / known of each problem with a known verdict; as in training, timeouts and errors are unknown."""
+    is_known = ~np.isin(verdicts["kind"].astype(str), (str(VerdictKind.TIMEOUT), str(VerdictKind.ERROR)))
+    _, problem = np.unique(verdicts["problem_id"][is_known].astype(str), return_inverse=True)
+    correct = (verdicts["kind"][is_known] == VerdictKind.CORRECT).astype(np.float64)
     rates: NDArray[np.float64] = (
         np.bincount(problem, weights=correct) / np.bincount(problem) if problem.size else correct
     )
