@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from sage_dpo import __version__
 from sage_dpo.errors import ConfigError, SageError
@@ -30,6 +29,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:S for the bundled policy.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")]
 ProblemsPath = Annotated[Path, typer.Option("--problems", help="JSONL or Parquet with id, problem, answer.")]
+PromptTemplate = Annotated[str, typer.Option(help="User message; {problem} is replaced.")]
 FieldMap = Annotated[
     list[str] | None, typer.Option("--field", help="Other column names, as answer=gold. Can be repeated.")
 ]
@@ -42,7 +42,9 @@ def main() -> None:
     except SageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
+            raise
         print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
 
@@ -142,6 +144,8 @@ def rollouts(
     top_k: int = 0,
     max_new_tokens: int = 512,
     batch_size: int = 256,
+    prompt_template: PromptTemplate = "{problem}",
+    system_prompt: str | None = None,
     seed: int = 0,
     field: FieldMap = None,
     quiet: Quiet = False,
@@ -157,7 +161,8 @@ def rollouts(
 
     policy = PolicySettings(path=model)
     tokenizer = load_tokenizer(policy)
-    prompts = build_prompts(load_problems(problems_path, fields=_fields(field)).problems, tokenizer)
+    loaded = load_problems(problems_path, fields=_fields(field)).problems
+    prompts = build_prompts(loaded, tokenizer, prompt_template=prompt_template, system_prompt=system_prompt)
     settings = SamplingParams(samples, temperature, top_p, top_k, max_new_tokens)
     engine = TransformersEngine(load_model(policy), tokenizer, batch_size=batch_size)
     completions = engine.sample(prompts, settings=settings, seed=seed, progress=not quiet)
@@ -280,7 +285,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
     max_new_tokens: int = 512,
     batch_size: int = 256,
-    prompt_template: str = "{problem}",
+    prompt_template: PromptTemplate = "{problem}",
     system_prompt: str | None = None,
     seed: int = 0,
     json_path: JsonPath = None,
@@ -353,7 +358,11 @@ def _assignment(text: str, *, parse: bool = False) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text!r} is not an assignment, expected key=value")
-    return key, yaml.safe_load(value) if parse else value
+    if not parse:
+        return key, value
+    from sage_dpo.config import parse_yaml
+
+    return key, parse_yaml(value)
 
 
 def _fields(items: list[str] | None) -> dict[str, str]:

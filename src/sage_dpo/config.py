@@ -11,6 +11,7 @@ What this file does not know: the fields of TRL's own trainer arguments. `traini
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -214,6 +215,15 @@ class VerificationSettings(_Section):
     hard_timeout_s: float = Field(10.0, gt=0.0)
     memory_limit_mb: int = Field(2048, ge=256)
 
+    @model_validator(mode="after")
+    def _check(self) -> VerificationSettings:
+        if self.soft_timeout_s >= self.hard_timeout_s:
+            raise ValueError(
+                f"soft_timeout_s is {self.soft_timeout_s}, not below hard_timeout_s {self.hard_timeout_s}; "
+                "raise the latter"
+            )
+        return self
+
 
 class OnPolicyPairs(_Section):
     """Pairs made from the policy's own verified samples.
@@ -317,7 +327,7 @@ class RunConfig(_Section):
     """A whole recipe, validated."""
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     output_dir: str = "runs"
     policy: PolicySettings = PolicySettings()
     problems: ProblemSource | None = None
@@ -329,12 +339,20 @@ class RunConfig(_Section):
     selection: SelectorSettings = SelectorSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings | None = EvaluationSettings()
-    arms: dict[str, ArmSettings] = Field(default_factory=lambda: {"sage": ArmSettings()})
+    arms: dict[Annotated[str, Field(pattern=r"^\w[\w.@-]*$")], ArmSettings] = Field(
+        default_factory=lambda: {"sage": ArmSettings()}, min_length=1
+    )
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
         if self.problems is None and isinstance(self.pairs, OnPolicyPairs):
             raise ValueError("pairs.kind is on_policy, which samples from problems; add a `problems` section")
+        for arm in self.arms:
+            self.for_arm(arm)._check_sections(self.arms[arm].train)
+        return self
+
+    def _check_sections(self, is_trained: bool) -> None:
+        """Raise on sections that contradict each other; called on each arm's own configuration."""
         if self.training.probe_steps and self.probe is None:
             raise ValueError("training.probe_steps is set but there is no `probe` section; add one or set it to 0")
         if isinstance(self.rollouts.engine, ServerEngine) and self.pool.refresh_steps:
@@ -342,9 +360,11 @@ class RunConfig(_Section):
                 "rollouts.engine.kind is server, which serves a fixed policy, but pool.refresh_steps is "
                 f"{self.pool.refresh_steps}; set refresh_steps to 0 or use the transformers engine"
             )
-        for arm in self.arms:
-            self.for_arm(arm)
-        return self
+        if is_trained and self.policy.dtype in ("bfloat16", "float16") and self.policy.lora is None:
+            raise ValueError(
+                f"policy.dtype is {self.policy.dtype} without lora: small updates of half-precision weights round to "
+                "nothing; set dtype to float32 (a GPU still computes in bf16), or add lora"
+            )
 
     def for_arm(self, arm: str) -> RunConfig:
         """Return the configuration of one arm: its partial sections merged over the common ones.
@@ -399,7 +419,7 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> set[
         fields = [candidate.model_fields[str(part)] for candidate in candidates if part in candidate.model_fields]
         if fields:
             candidates = [nested for field in fields for nested in _models_in(field.annotation)]
-        else:  # the tag of a union: narrow to that variant
+        elif any("kind" in candidate.model_fields for candidate in candidates):  # the tag of a union: that variant
             tagged = [c for c in candidates if "kind" in c.model_fields]
             candidates = [c for c in tagged if part in get_args(c.model_fields["kind"].annotation)]
     return {name for candidate in candidates for name in candidate.model_fields}
@@ -409,6 +429,27 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 5e-5 as text; here it is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ConfigError: not valid YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from None
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -425,9 +466,9 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not path.is_file():
         raise ConfigError(f"recipe {str(path)!r} does not exist; give the path of a YAML file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except ConfigError as error:
+        raise ConfigError(f"{path} is {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, expected a mapping of sections")
     for key, value in (overrides or {}).items():

@@ -154,11 +154,6 @@ def _decode(value: Any, annotation: Any) -> Any:
     return value
 
 
-def file_sha256(path: str | Path) -> str:
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a result, and of Python."""
     versions = {"python": platform.python_version()}
@@ -188,6 +183,10 @@ class RunFolder:
             self.manifest: dict[str, Any] = read_json(self._manifest_path)
             self._check_same_config(digest, config_text)
         else:
+            if self.path("arms").exists() or self.path("initial").exists():
+                raise RunFolderError(
+                    f"{self.root} holds parts of a run but no manifest.json; delete it or give another `--output`"
+                )
             write_text(self.root / "config.yaml", config_text)
             self.manifest = {"config_sha256": digest, "versions": library_versions(), "data": {}, "stages": {}}
             self._save()

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from sage_dpo.config import RunConfig, load_config, validate
 from sage_dpo.errors import ConfigError, EmptyPoolError, RunFolderError
-from sage_dpo.pipeline.arms import last_complete_checkpoint
 from sage_dpo.pipeline.run import run
 from sage_dpo.pipeline.tune import tune
 from sage_dpo.records import PairScore
 from sage_dpo.storage import read_json, read_jsonl, read_records
+from sage_dpo.training.state import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -145,13 +145,13 @@ def test_killed_and_started_again_equals_uninterrupted(how, finished, tmp_path):
 
 
 def test_half_written_checkpoints_are_not_used(tmp_path):
-    for step, is_complete in ((1, True), (2, False)):
+    for step, state in ((1, '{"global_step": 1}'), (2, '{"global_st'), (3, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        if is_complete:
-            (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (folder / "sage_state.json").write_text("{}")
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
-    assert not (tmp_path / "checkpoint-2").exists()
 
 
 def test_unknown_trainer_keys_are_refused_before_any_work(tmp_path):
@@ -159,6 +159,21 @@ def test_unknown_trainer_keys_are_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown keys \['warmup_stesp'\]"):
         run(make_config(training=training), output=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_recipes_own_keys_cannot_be_set_a_second_time(tmp_path):
+    training = {**RECIPE["training"], "trainer": {"keep_ratio": 0.25}}
+    with pytest.raises(ConfigError, match=r"sets \['keep_ratio'\], which have a place of their own"):
+        run(make_config(training=training), output=tmp_path / "run", progress=False)
+
+
+def test_fresh_deletes_only_runs_and_only_when_all_is_in_order(tmp_path, finished):
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        run(make_config(), output=tmp_path / "precious", fresh=True, progress=False)
+    with pytest.raises(ConfigError):
+        run(make_config(policy={"path": "/does/not/exist"}), output=finished, fresh=True, progress=False)
+    assert (finished / "summary.json").is_file()
 
 
 def test_no_correct_sample_at_all_says_so(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
+from transformers import Qwen2ForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from sage_dpo import SAGEConfig, SAGETrainer
@@ -264,8 +265,9 @@ def test_nothing_usable_is_an_error_with_a_remedy(policy_folder, tmp_path):
         make_trainer(policy_folder, tmp_path, max_length=5)
 
 
-def test_nan_log_probability_names_the_pairs(policy_folder, tmp_path):
-    trainer = make_trainer(policy_folder, tmp_path, stratified=False)
+@pytest.mark.parametrize("is_stratified", [False, True])
+def test_nan_log_probability_names_the_pairs(is_stratified, policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, stratified=is_stratified)
     with torch.no_grad():
         trainer.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(NumericalError, match=r"log-probabilities are not finite at step 0 \(pairs \["):
@@ -313,3 +315,63 @@ def test_evaluation_data_gets_a_reference_too(policy_folder, tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(np.log(2), abs=1e-5)  # policy = reference: margin 0
     trainer.train()
     assert any("eval_loss" in row for row in trainer.state.log_history)
+
+
+def cached_and_true_reference(trainer) -> tuple[np.ndarray, np.ndarray]:
+    completions = as_completions(trainer.train_dataset[:])
+    cached = trainer.reference_cache.get(completions, trainer._compute_reference)
+    return cached, score_completions(trainer.ref_model, completions, token_budget=4096).logps
+
+
+def test_training_again_does_not_make_the_trained_policy_its_own_reference(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, save_strategy="no")
+    trainer.train()
+    trainer.train()
+    np.testing.assert_allclose(*cached_and_true_reference(trainer), rtol=1e-4)
+
+
+def test_a_policy_changed_in_memory_is_not_its_own_reference(policy_folder, tmp_path):
+    """TRL loads the reference from the path the model came from; the instance may hold other weights."""
+    model = Qwen2ForCausalLM.from_pretrained(policy_folder)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(3.0)
+    trainer = SAGETrainer(
+        model,
+        args=make_arguments(tmp_path, save_strategy="no"),
+        train_dataset=make_preferences(),
+        processing_class=make_tiny_tokenizer(),
+    )
+    trainer.train()
+    np.testing.assert_allclose(*cached_and_true_reference(trainer), rtol=1e-4)
+
+
+def test_new_pairs_longer_than_max_length_are_excluded_too(policy_folder, tmp_path):
+    class LongPairs(NewPairs):
+        def restore(self, *, version):
+            contents = super().restore(version=version)
+            rows = contents.pairs.to_list()
+            rows[3]["chosen_ids"] = [7] * 100
+            return PoolContents(Dataset.from_list(rows), contents.success_rates)
+
+    trainer = make_trainer(policy_folder, tmp_path, source=LongPairs(), refresh_steps=2, max_length=60, max_steps=3)
+    trainer.train()
+    assert len(trainer.pairs) == 29
+    assert trainer.exclusions["train"]["longer than max_length"] >= 1
+
+
+def test_a_refresh_without_pairs_keeps_the_pool_and_is_counted(policy_folder, tmp_path):
+    class NoPairs(NewPairs):
+        def refresh(self, model, *, version, step):
+            raise EmptyPoolError("nothing")
+
+    trainer = make_trainer(policy_folder, tmp_path, source=NoPairs(), refresh_steps=2)
+    trainer.train()
+    assert trainer.pool.version == 0
+    assert trainer.attempted_refreshes == 2
+    assert trainer.state.global_step == 6
+
+
+def test_competence_without_known_rates_is_refused(policy_folder, tmp_path):
+    data = make_preferences().add_column("success_rate", [None] * 40)
+    with pytest.raises(ConfigError, match="success rates are estimated"):
+        make_trainer(policy_folder, tmp_path, data, schedule_by="competence")

@@ -62,6 +62,12 @@ def test_overrides_reach_nested_keys(tmp_path):
         ({"rollouts": {"prompt_template": "no place"}}, "must contain '{problem}'"),
         ({"arms": {"a": {"selection": {"gama": 1}}}}, "unknown key 'arms.a.selection.gama'"),
         ({"name": "a/b"}, "name"),
+        ({"seed": -1}, "seed"),
+        ({"arms": {"../x": {}}}, "arms"),
+        ({"arms": {"a": {"selction": {}}}}, "unknown key 'arms.a.selction'; did you mean 'selection'?"),
+        ({"arms": {"a": {"training": {"probe_steps": 3}}}}, "there is no `probe` section"),
+        ({"verification": {"soft_timeout_s": 20}}, "not below hard_timeout_s"),
+        ({"policy": {"dtype": "bfloat16"}}, "round to nothing; set dtype to float32"),
     ],
 )
 def test_refusals_say_what_and_how_to_mend_it(change, message):
@@ -94,3 +100,8 @@ def test_all_problems_are_reported_at_once():
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         SelectorSettings().keep_ratio = 0.1  # type: ignore[misc]
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(BASE) + "training: {trainer: {weight_decay: 1e-2, run_name: 1e}}\n")
+    assert load_config(tmp_path / "r.yaml").training.trainer == {"weight_decay": 0.01, "run_name": "1e"}

@@ -25,6 +25,17 @@ def kept_count(count: int, fraction: float) -> int:
     return max(1, math.floor(fraction * count + 0.5 + 1e-9))  # 0.29 * 50 is 14.499999999999998
 
 
+def candidate_count(kept: int, fraction: float) -> int:
+    """Return how many candidates to draw so that a keep fraction gamma leaves `kept`: kept / gamma rounded half up.
+
+    Raises:
+        ValueError: kept < 1, or fraction outside (0, 1].
+    """
+    if kept < 1 or not 0.0 < fraction <= 1.0:
+        raise ValueError(f"keep fraction is {fraction} for {kept} kept, expected 0 < fraction <= 1, kept >= 1")
+    return max(kept, math.floor(kept / fraction + 0.5 + 1e-9))
+
+
 def select_top(
     utilities: NDArray[Any],
     keep: int,

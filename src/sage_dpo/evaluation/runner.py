@@ -11,12 +11,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sage_dpo import __version__
 from sage_dpo.config import RolloutSettings, TransformersEngine
 from sage_dpo.core.statistics import mean_at_k
 from sage_dpo.errors import DataError
@@ -165,6 +167,7 @@ def evaluate_policy(
             "problems": _problems_sha256(problems),
             "sampling": asdict(sampling),
             "seed": seed if sampling.temperature else 0,
+            "grader": f"sage-dpo {__version__}, math-verify {version('math-verify')}",
             "prompt_template": rollouts.prompt_template,
             "system_prompt": rollouts.system_prompt,
             "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),

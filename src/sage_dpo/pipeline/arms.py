@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -19,9 +18,12 @@ from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
 from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path
 from sage_dpo.records import PairScore
-from sage_dpo.storage import write_jsonl, write_records
+from sage_dpo.storage import read_json, write_json, write_jsonl, write_records
 from sage_dpo.training import SAGEConfig, SAGETrainer
 from sage_dpo.training.candidates import read_candidates
+from sage_dpo.training.state import last_complete_checkpoint
+
+_CLOCK = "clock.json"
 
 Probe = Callable[[Any], float]
 """Measures a policy's greedy accuracy on the probe problems."""
@@ -67,30 +69,26 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
-    clock = _ProbeCallback(trainer, config.training.probe_steps, probe) if probe else None
-    if clock:
-        trainer.add_callback(clock)
     checkpoint = last_complete_checkpoint(folder / "checkpoints")
-    started = time.perf_counter()
+    clock = _Clock(trainer, config.training.probe_steps, probe, checkpoint)
+    trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - started
     trainer.save_model(str(folder / "policy"))
     tokenizer.save_pretrained(folder / "policy")
     start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
     write_jsonl(folder / "metrics.jsonl", start + trainer.state.log_history)
     _write_scores(folder)
-    probe_seconds = clock.seconds if clock else 0.0
-    versions = range(1, trainer.pool.version + 1)
+    versions = range(1, trainer.attempted_refreshes + 1)
     refreshes = [read_info(refresh_folder(folder, version)) for version in versions] if source else []
     refresh_seconds = sum(info.seconds for info in refreshes)
     return {
         **trainer.token_counts.as_dict(),
         "generated_tokens": sum(info.generated_tokens for info in refreshes),
-        "exclusions": trainer.exclusions,
+        "exclusions": trainer.exclusions.get("train", {}),
         "seconds": {
             "refresh": refresh_seconds,
-            "training": seconds - refresh_seconds - probe_seconds,
-            "probe": probe_seconds,
+            "training": clock.total - refresh_seconds - clock.probing,
+            "probe": clock.probing,
         },
         "keep_count": trainer.keep_count,
         "refreshes": trainer.pool.version,
@@ -127,13 +125,14 @@ def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) ->
         **config.selection.model_dump(),
         **config.pool.model_dump(),
     }
+    adjustable = ("bf16", "report_to", "save_total_limit")
     unknown = sorted(set(training.trainer) - set(SAGEConfig.__dataclass_fields__))
     if unknown:
         raise ConfigError(
             f"training.trainer has unknown keys {unknown}; they must be fields of TRL's DPOConfig or transformers' "
             "TrainingArguments"
         )
-    taken = sorted(set(training.trainer) & {"output_dir", "seed", "max_steps", "learning_rate", "beta", "max_length"})
+    taken = sorted(set(training.trainer) & (set(arguments) - set(adjustable)))
     if taken:
         raise ConfigError(f"training.trainer sets {taken}, which have a place of their own in the recipe; move them")
     with warnings.catch_warnings():  # transformers 5.23 renames the field that TRL 1.16 declares
@@ -148,20 +147,6 @@ def _microbatches(training: TrainingSettings, keep_ratio: float) -> tuple[int, i
     return kept // accumulation, accumulation
 
 
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; remove those that were not.
-
-    transformers writes `trainer_state.json` last.
-    """
-    complete = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / "trainer_state.json").is_file() and (path / "trainer_state.json").stat().st_size:
-            complete.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-
-
 def load_trained(config: RunConfig, folder: Path) -> Any:
     """Load the policy that `train_arm` saved."""
     if config.policy.lora is not None:
@@ -172,7 +157,7 @@ def load_trained(config: RunConfig, folder: Path) -> Any:
 
 
 def _write_scores(folder: Path) -> None:
-    """Move the candidate log into the refresh folders it belongs to."""
+    """Copy the candidate log into the refresh folders it belongs to."""
     scores = read_candidates(folder / "checkpoints" / "candidates")
     for version in sorted({score.pool_version for score in scores}):
         rows = [score for score in scores if score.pool_version == version]
@@ -197,15 +182,26 @@ class _Progress(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", **probe)
 
 
-class _ProbeCallback(TrainerCallback):
-    """Measures probe accuracy between steps, and the time that takes."""
+class _Clock(TrainerCallback):
+    """Measures probe accuracy between steps, and the seconds of training and probing, over all attempts at a run."""
 
-    def __init__(self, trainer: SAGETrainer, every: int, probe: Probe) -> None:
+    def __init__(self, trainer: SAGETrainer, every: int, probe: Probe | None, checkpoint: Path | None) -> None:
         self._trainer, self._every, self._probe = trainer, every, probe
-        self.seconds = 0.0
+        before = read_json(checkpoint / _CLOCK) if checkpoint and (checkpoint / _CLOCK).is_file() else {}
+        self._started = time.perf_counter() - before.get("total", 0.0)
+        self.total: float = before.get("total", 0.0)
+        self.probing: float = before.get("probing", 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._every and (state.global_step % self._every == 0 or state.global_step == state.max_steps):
+        is_due = self._every and (state.global_step % self._every == 0 or state.global_step == state.max_steps)
+        if self._probe and is_due:
             started = time.perf_counter()
             self._trainer.log_metric("probe/accuracy", self._probe(self._trainer.model))
-            self.seconds += time.perf_counter() - started
+            self.probing += time.perf_counter() - started
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        elapsed = {"total": time.perf_counter() - self._started, "probing": self.probing}
+        write_json(Path(args.output_dir, f"checkpoint-{state.global_step}", _CLOCK), elapsed)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.total = time.perf_counter() - self._started

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from sage_dpo.config import RunConfig
-from sage_dpo.errors import DataError
+from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs.build import build_pairs
 from sage_dpo.pool.source import PoolContents
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
@@ -51,7 +51,6 @@ class OnPolicySource:
         tokenizer: the policy's.
         verifier: grades the completions.
         folder: `refresh-NNN` folders are written here.
-        initial: folder of `refresh-000`, if it is shared between arms; default `folder`.
         progress: show progress bars.
     """
 
@@ -80,30 +79,41 @@ class OnPolicySource:
         write_records(folder / "completions.parquet", completions, Completion)
         verdicts = verify_completions(self._verifier, self._problems, completions, progress=self._progress)
         write_records(folder / "verdicts.parquet", verdicts, Verdict)
-        build = build_pairs(
-            self._problems,
-            completions,
-            verdicts,
-            settings=self._config.pairs,  # type: ignore[arg-type]
-            seed=self._config.seed,
-            policy_version=version,
-            max_length=self._config.training.max_length,
-            eos_token_id=self._tokenizer.eos_token_id,
-            reference=self._encode_solution,
-        )
-        write_records(folder / "pairs.parquet", build.pairs, PreferencePair)
         counts = verdict_counts(verdicts)
+        pairs, exclusions, failure = self._build(completions, verdicts, version)
+        write_records(folder / "pairs.parquet", pairs, PreferencePair)
         info = RefreshInfo(
             version=version,
             step=step,
             seconds=time.perf_counter() - started,
             generated_tokens=sum(len(c.token_ids) for c in completions),
-            competence=counts.get("correct", 0) / max(1, counts.get("correct", 0) + _count_wrong(counts)),
+            competence=counts["correct"] / max(1, counts["correct"] + counts["wrong"] + counts["unparseable"]),
             verdicts=counts,
-            exclusions=build.counts,
+            exclusions=exclusions,
         )
-        write_json(folder / "info.json", asdict(info))
-        return pool_contents(build.pairs, info)
+        write_json(folder / "info.json", asdict(info))  # what it cost counts, also when it made no pair
+        if failure is not None:
+            raise failure
+        return pool_contents(pairs, info)
+
+    def _build(
+        self, completions: Sequence[Completion], verdicts: Sequence[Verdict], version: int
+    ) -> tuple[list[PreferencePair], dict[str, int], EmptyPoolError | None]:
+        try:
+            build = build_pairs(
+                self._problems,
+                completions,
+                verdicts,
+                settings=self._config.pairs,  # type: ignore[arg-type]
+                seed=self._config.seed,
+                policy_version=version,
+                max_length=self._config.training.max_length,
+                eos_token_id=self._tokenizer.eos_token_id,
+                reference=self._encode_solution,
+            )
+        except EmptyPoolError as error:
+            return [], {}, error
+        return build.pairs, build.counts, None
 
     def restore(self, *, version: int) -> PoolContents:
         """Read back what `refresh` stored."""
@@ -170,7 +180,3 @@ def pairs_dataset(pairs: Sequence[PreferencePair]) -> Dataset:
     names = ("id", "problem_id", "success_rate")
     tokens = {name: [list(ids) for ids in column(name)] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     return Dataset.from_dict({**{name: column(name) for name in names}, **tokens})
-
-
-def _count_wrong(counts: dict[str, int]) -> int:
-    return counts.get("wrong", 0) + counts.get("unparseable", 0)

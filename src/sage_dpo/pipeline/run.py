@@ -8,13 +8,17 @@ where the last run ended. All arms start from the same policy and the same first
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
@@ -58,22 +62,36 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
         if config.arms[arm].train:
             trainer_arguments(config.for_arm(arm), Path("unused"), progress=False)
     root = Path(output) if output else Path(config.output_dir) / config.name
-    if fresh and root.exists():
-        if not (root / "manifest.json").is_file():
-            raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
-        shutil.rmtree(root)
     transformers_logging.disable_progress_bar()  # a bar for each file of weights hides the ones that matter
+    tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
     with Verifier(**config.verification.model_dump()) as verifier:
-        return _Run(config, RunFolder(root, dump_config(config)), verifier, progress).execute()
+        if fresh and root.exists():  # only now that everything else is known to be in order
+            _delete(root)
+        return _Run(config, RunFolder(root, dump_config(config)), tokenizer, suites, verifier, progress).execute()
+
+
+def _delete(root: Path) -> None:
+    if not (root / "manifest.json").is_file():
+        raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
+    # Renamed first: an interrupted deletion must not leave half a run under the name.
+    doomed = root.rename(root.with_name(f".{root.name}.deleted.{os.getpid()}"))
+    shutil.rmtree(doomed)
 
 
 class _Run:
     """One run's state: what is loaded once and handed from stage to stage."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, verifier: Verifier, progress: bool) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        tokenizer: Any,
+        suites: dict[str, list[Problem]],
+        verifier: Verifier,
+        progress: bool,
+    ) -> None:
         self.config, self.folder, self.verifier, self.progress = config, folder, verifier, progress
-        self.tokenizer = load_tokenizer(config.policy)
-        self.suites = load_suites(config.evaluation)
+        self.tokenizer, self.suites = tokenizer, suites
 
     def execute(self) -> Path:
         self.folder.stage("problems", self._problems)
@@ -110,6 +128,7 @@ class _Run:
         self._announce("first pool")
         folder = refresh_folder(self.folder.path("initial"), 0)
         info: dict[str, Any] = {"probe_accuracy": None, "generated_tokens": 0}
+        started = time.perf_counter()
         if isinstance(self.config.pairs, FixedPairs):
             fixed = self.config.pairs
             data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
@@ -122,7 +141,8 @@ class _Run:
             refresh = read_info(folder)
             info |= {"pairs": len(contents.pairs), "exclusions": refresh.exclusions, "verdicts": refresh.verdicts}
             info |= {"generated_tokens": refresh.generated_tokens, "competence": refresh.competence}
-        if self.config.training.probe_steps:
+        info["seconds"] = {"first pool": time.perf_counter() - started}
+        if any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms):
             info["probe_accuracy"] = self._probe(load_model(self.config.policy))
         return info
 
@@ -130,7 +150,7 @@ class _Run:
         config = self.config.for_arm(arm)
         pairs = read_records(refresh_folder(self.folder.path("initial"), 0) / "pairs.parquet", PreferencePair)
         is_on_policy = not isinstance(config.pairs, FixedPairs) and config.pool.refresh_steps > 0
-        return train_arm(
+        info = train_arm(
             config,
             self.folder.path("arms", arm),
             pairs_dataset(pairs),
@@ -141,6 +161,10 @@ class _Run:
             competence=self.folder.info("pool-000").get("competence"),
             progress=self.progress,
         )
+        gc.collect()  # a trainer is full of cycles; its weights and optimizer must be gone before the next arm's come
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return info
 
     def _evaluate(self, arm: str) -> EvaluationResult:
         settings = self.config.evaluation
@@ -207,7 +231,7 @@ class _Run:
         pool = self.folder.info("pool-000")
         seconds = {**trained.get("seconds", {})}
         if is_trained:
-            seconds["first pool"] = self.folder.seconds("pool-000")
+            seconds["first pool"] = pool["seconds"]["first pool"]
         if result:
             seconds["evaluation"] = result.seconds
         return {

@@ -43,7 +43,7 @@ class CandidateLog:
         self._rows = []
         for path, first, last in _parts(self._folder):
             if first >= step:
-                path.unlink()
+                path.unlink(missing_ok=True)
             elif last >= step:
                 write_records(path, [row for row in read_records(path, PairScore) if row.step < step], PairScore)
                 path.rename(path.with_name(f"steps-{first:06d}-{step - 1:06d}.parquet"))

@@ -75,6 +75,11 @@ class SAGEConfig(DPOConfig):
                 f"truncation_mode is {self.truncation_mode!r}, but SAGE never truncates: pairs longer than max_length "
                 "are excluded and counted; remove truncation_mode"
             )
+        if self.auto_find_batch_size:
+            raise ConfigError(
+                "auto_find_batch_size would change how many pairs a step keeps; set it to False and lower "
+                "per_device_train_batch_size by hand"
+            )
         if self.sync_ref_model:
             raise ConfigError(
                 "sync_ref_model moves the reference during training, so log-probabilities cached per completion would "

@@ -9,10 +9,8 @@ from datasets import Dataset
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def exclude_unusable(
-    dataset: Dataset, max_length: int | None, eos_token_id: int | None
-) -> tuple[Dataset, dict[str, int]]:
-    """Return the rows that can be trained on whole, and how many were excluded for which reason.
+def usable_rows(dataset: Dataset, max_length: int | None, eos_token_id: int | None) -> tuple[list[int], dict[str, int]]:
+    """Return the numbers of the rows that can be trained on whole, and how many were excluded for which reason.
 
     Args:
         dataset: with the columns `prompt_ids`, `chosen_ids`, `rejected_ids`.
@@ -40,4 +38,4 @@ def exclude_unusable(
             kept.append(index)
         else:
             counts[why] = counts.get(why, 0) + 1
-    return (dataset if not counts else dataset.select(kept)), counts
+    return kept, counts

@@ -22,6 +22,7 @@ def selection_metrics(draw: Draw, selection: Selection, counts: TokenCounts) -> 
     metrics: dict[str, float] = {
         "sage/kept_fraction": float(is_kept.mean()),
         "sage/filtered": selection.filtered,
+        "sage/refilled": selection.refilled,
         "sage/tokens_scored": counts.scored,
         "sage/tokens_trained": counts.trained,
     }

@@ -7,7 +7,8 @@ checkpoint-<step>/sage_reference.npz         reference log-probabilities
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,20 @@ class TokenCounts:
 
 @dataclass(frozen=True, eq=False)
 class SageState:
-    """The checkpointed state, apart from the reference log-probabilities."""
+    """The checkpointed state, apart from the reference log-probabilities.
+
+    Attributes:
+        settings: of selection and pool; a resumed run must have the same.
+        pool: cursors.
+        attempted_version: version of the last refresh that was tried; ahead of the pool's own if one made no pairs.
+        counts: of tokens and pairs.
+        success_rates: of the pool, if it is stratified.
+        trl_tokens: TRL's own token counter, which TRL does not save.
+    """
 
     settings: dict[str, Any]
     pool: dict[str, Any]
+    attempted_version: int
     counts: dict[str, int]
     success_rates: NDArray[np.float64] | None
     trl_tokens: int
@@ -57,7 +68,7 @@ def save_state(folder: str | Path, state: SageState) -> None:
     if state.success_rates is not None:
         with atomic_path(folder / _RATES) as temporary, temporary.open("wb") as stream:
             np.save(stream, state.success_rates)
-    values = {"settings": state.settings, "pool": state.pool, "counts": state.counts, "trl_tokens": state.trl_tokens}
+    values = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "success_rates"}
     write_json(folder / _STATE, values)
 
 
@@ -82,6 +93,23 @@ def load_state(folder: str | Path, *, settings: dict[str, Any]) -> SageState:
         )
     rates = np.load(folder / _RATES) if (folder / _RATES).is_file() else None
     return SageState(success_rates=rates, **values)
+
+
+def last_complete_checkpoint(folder: str | Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end, or `None`.
+
+    transformers writes `trainer_state.json` last and not atomically, so it must be there and be whole.
+    """
+
+    def is_complete(path: Path) -> bool:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return (path / _STATE).is_file()
+
+    checkpoints = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
+    return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def reference_path(folder: str | Path) -> Path:

@@ -17,6 +17,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
 from sage_dpo.core.margins import confidence_margin
+from sage_dpo.core.selection import candidate_count
 from sage_dpo.core.strata import relative_success_rate
-from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
+from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError, RunFolderError
 from sage_dpo.pool.pool import CandidatePool
 from sage_dpo.pool.source import PairSource, PoolContents
 from sage_dpo.scoring import (
@@ -47,10 +48,17 @@ from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
 from sage_dpo.training.config import SAGEConfig
-from sage_dpo.training.dataset import TOKEN_COLUMNS, exclude_unusable
+from sage_dpo.training.dataset import TOKEN_COLUMNS, usable_rows
 from sage_dpo.training.selection_log import candidate_records, pair_id, selection_metrics
 from sage_dpo.training.sharding import ShardedScorer
-from sage_dpo.training.state import SageState, TokenCounts, load_state, reference_path, save_state
+from sage_dpo.training.state import (
+    SageState,
+    TokenCounts,
+    last_complete_checkpoint,
+    load_state,
+    reference_path,
+    save_state,
+)
 
 logger = get_logger(__name__)
 
@@ -95,6 +103,8 @@ class SAGETrainer(DPOTrainer):
         _check_arguments(args, train_dataset, pair_source)
         self._excluded: dict[str, dict[str, int]] = {}
         super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
+        if hasattr(self.data_collator, "max_length"):
+            self.data_collator.max_length = None  # over-long pairs are excluded; nothing may be cut
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
         self._scorer = ShardedScorer(
             self.accelerator,
@@ -113,9 +123,11 @@ class SAGETrainer(DPOTrainer):
         fingerprint = model_fingerprint(reference, skip_trainable=is_adapter_run and self.ref_model is None)
         self.reference_cache = ReferenceCache(fingerprint)
         # Before its first step the policy is its own reference, unless an adapter or another model says otherwise.
-        self._starts_as_reference = ref_model is None and not is_adapter_run
+        is_own_reference = self.ref_model is None or model_fingerprint(self.model) == fingerprint
+        self._starts_as_reference = ref_model is None and not is_adapter_run and is_own_reference
         self._pool: CandidatePool | None = None
         self._success_rates: NDArray[np.float64] | None = None
+        self._attempted_version = 0
         self._resume_path: str | None = None
         self.add_callback(_PoolCallback(self))
 
@@ -130,13 +142,18 @@ class SAGETrainer(DPOTrainer):
     @property
     def candidate_count(self) -> int:
         """Pairs drawn per optimizer step, over all processes; fewer if the pool is smaller."""
-        return min(math.floor(self.keep_count / self.args.keep_ratio + 0.5), len(self.pairs))
+        return min(candidate_count(self.keep_count, self.args.keep_ratio), len(self.pairs))
 
     @property
     def pool(self) -> CandidatePool:
         if self._pool is None:
             raise RuntimeError("the candidate pool is built when training starts; call train() first")
         return self._pool
+
+    @property
+    def attempted_refreshes(self) -> int:
+        """Refreshes tried so far; more than the pool's version if one made no pairs."""
+        return self._attempted_version
 
     @property
     def exclusions(self) -> dict[str, dict[str, int]]:
@@ -155,7 +172,8 @@ class SAGETrainer(DPOTrainer):
             whole = copy.copy(args)
             whole.max_length = None
             dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
-        dataset, excluded = exclude_unusable(dataset, args.max_length, self._tokenizer.eos_token_id)
+        rows, excluded = usable_rows(dataset, args.max_length, self._tokenizer.eos_token_id)
+        dataset = dataset.select(rows) if excluded else dataset
         self._excluded[dataset_name] = excluded
         if excluded:
             logger.warning(
@@ -195,6 +213,7 @@ class SAGETrainer(DPOTrainer):
             scores, count=len(draw.indices), keep=self.keep_count, strata=draw.strata, rng=rng
         )
         microbatches = self._microbatches(columns, selection.kept, num_batches)
+        self._starts_as_reference = False  # from here on the policy moves
         self.token_counts.candidate_pairs += len(draw.indices)
         for name, value in selection_metrics(draw, selection, self.token_counts).items():
             self.log_metric(name, value)
@@ -212,10 +231,12 @@ class SAGETrainer(DPOTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues bit for bit, pool and reference log-probabilities included."""
-        path = resume_from_checkpoint
-        if path is True:
-            path = get_last_checkpoint(self.args.output_dir)
-        self._resume_path = path or None
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(str(self.args.output_dir))
+            if found is None:
+                raise RunFolderError(f"no complete checkpoint in {self.args.output_dir}; train without resuming")
+            resume_from_checkpoint = str(found)
+        self._resume_path = resume_from_checkpoint or None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -228,6 +249,7 @@ class SAGETrainer(DPOTrainer):
                 SageState(
                     settings=self._settings(),
                     pool=self.pool.state_dict(),
+                    attempted_version=self._attempted_version,
                     counts=self.token_counts.as_dict(),
                     success_rates=self._success_rates,
                     trl_tokens=self._total_train_tokens,
@@ -246,7 +268,7 @@ class SAGETrainer(DPOTrainer):
     def _start(self) -> None:
         """Build the pool before the first step, or restore it."""
         if self._resume_path is None:
-            self.candidate_log.rewind(0)
+            self._rewind_log(0)
             contents = PoolContents(
                 self.train_dataset, _success_rate_column(self.train_dataset), competence=self._first_competence
             )
@@ -258,26 +280,47 @@ class SAGETrainer(DPOTrainer):
         self.reference_cache.load(reference_path(self._resume_path))
         version = int(state.pool["version"])
         if self.pair_source is not None and version > 0:
-            self.pairs = self.pair_source.restore(version=version).pairs
+            self.pairs = self._whole(self.pair_source.restore(version=version)).pairs
         self._set_pool(state.success_rates, version=version, competence=state.pool["competence"])
         self.pool.load_state_dict(state.pool)
         self.token_counts = TokenCounts(**state.counts)
         self._total_train_tokens = state.trl_tokens
-        self.candidate_log.rewind(self.state.global_step)
+        self._attempted_version = state.attempted_version
+        self._starts_as_reference = False
+        self._rewind_log(self.state.global_step)
+
+    def _rewind_log(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            self.candidate_log.rewind(step)
+
+    def _whole(self, contents: PoolContents) -> PoolContents:
+        """Leave out, and count, new pairs that could not be trained on whole."""
+        rows, excluded = usable_rows(contents.pairs, self.args.max_length, self._tokenizer.eos_token_id)
+        if not excluded:
+            return contents
+        counts = self._excluded.setdefault("train", {})
+        for reason, count in excluded.items():
+            counts[reason] = counts.get(reason, 0) + count
+        rates = contents.success_rates
+        return replace(
+            contents, pairs=contents.pairs.select(rows), success_rates=None if rates is None else rates[rows]
+        )
 
     def _refresh(self) -> None:
         """Refresh the pool with the policy as it is now; if it can make no pair any more, keep the pool."""
-        version = self.pool.version + 1
-        step = self.state.global_step
+        self._attempted_version += 1
+        version, step = self._attempted_version, self.state.global_step
         if self.pair_source is None:
             contents = PoolContents(self.pairs, _success_rate_column(self.pairs))
         else:
             try:
-                contents = self.pair_source.refresh(self.model, version=version, step=step)
+                contents = self._whole(self.pair_source.refresh(self.model, version=version, step=step))
                 if len(contents.pairs) < self.keep_count:
                     raise EmptyPoolError(f"{len(contents.pairs)} new pairs, {self.keep_count} needed for one step")
             except EmptyPoolError as error:
-                logger.warning(f"refresh {version} after step {step} keeps the pool of version {version - 1}: {error}")
+                logger.warning(
+                    f"refresh {version} after step {step} keeps the pool of version {self.pool.version}: {error}"
+                )
                 return
         self._enter(contents, version=version)
 
@@ -311,7 +354,8 @@ class SAGETrainer(DPOTrainer):
         completions = as_completions(self.pairs[:])
         scores = self._scorer.score(self.model, completions, label="scoring the pool")
         self.token_counts.scored += scores.tokens
-        if self._starts_as_reference and self.state.global_step == 0:
+        self._check_finite(scores.logps, self.pairs[:], "policy")
+        if self._starts_as_reference:
             self.reference_cache.add(completions, scores.logps)
         half = len(self.pairs)
         margins = confidence_margin(
@@ -355,7 +399,7 @@ class SAGETrainer(DPOTrainer):
             unwrapped = self.accelerator.unwrap_model(self.model)
             context = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
         elif model is None:
-            if self.state.global_step > 0:
+            if not self._starts_as_reference:
                 raise DataError(
                     f"{len(missing)} completions have no precomputed reference log-probability and the reference model "
                     "was not kept; set precompute_ref_log_probs to False"
@@ -438,7 +482,7 @@ def _check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | No
         raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
     if len(train_dataset) == 0:
         raise EmptyPoolError("train_dataset has no rows, expected at least one preference pair")
-    is_estimated = pair_source is None and "success_rate" not in train_dataset.column_names
+    is_estimated = pair_source is None and _success_rate_column(train_dataset) is None
     if args.stratified and args.schedule_by == "competence" and is_estimated:
         raise ConfigError(
             "schedule_by is competence, but success rates are estimated from ranks, whose mean is always 0.5; "
@@ -456,4 +500,5 @@ def _success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
     if "success_rate" not in dataset.column_names:
         return None
     values = dataset["success_rate"][:]
-    return None if any(v is None for v in values) else np.array(values, dtype=np.float64)
+    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return None if np.isnan(rates).any() else rates
