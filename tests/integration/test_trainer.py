@@ -319,7 +319,7 @@ def test_evaluation_data_gets_a_reference_too(policy_folder, tmp_path):
 
 def cached_and_true_reference(trainer) -> tuple[np.ndarray, np.ndarray]:
     completions = as_completions(trainer.train_dataset[:])
-    cached = trainer.reference_cache.get(completions, trainer._compute_reference)
+    cached = trainer.reference.logps(completions)
     return cached, score_completions(trainer.ref_model, completions, token_budget=4096).logps
 
 

@@ -12,11 +12,10 @@ What this file does not know: any formula (core/), how a selector ranks (selecto
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,31 +23,28 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import DPOTrainer
-from trl.trainer.utils import use_adapter
 
 from sage_dpo.core.margins import confidence_margin
 from sage_dpo.core.selection import candidate_count
 from sage_dpo.core.strata import relative_success_rate
-from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError, RunFolderError
+from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
 from sage_dpo.pool.pool import CandidatePool
 from sage_dpo.pool.source import PairSource, PoolContents
 from sage_dpo.scoring import (
-    ReferenceCache,
-    TokenizedCompletion,
     as_completions,
-    model_fingerprint,
 )
 from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
+from sage_dpo.training.checks import check_arguments, success_rate_column
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.dataset import TOKEN_COLUMNS, usable_rows
+from sage_dpo.training.reference import ReferenceLogps
 from sage_dpo.training.selection_log import candidate_records, pair_id, selection_metrics
 from sage_dpo.training.sharding import ShardedScorer
 from sage_dpo.training.state import (
@@ -100,13 +96,13 @@ class SAGETrainer(DPOTrainer):
         **keywords: Any,
     ) -> None:
         args = SAGEConfig() if args is None else args
-        _check_arguments(args, train_dataset, pair_source)
+        check_arguments(args, train_dataset, pair_source)
         self._excluded: dict[str, dict[str, int]] = {}
         super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
         if hasattr(self.data_collator, "max_length"):
             self.data_collator.max_length = None  # over-long pairs are excluded; nothing may be cut
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
-        self._scorer = ShardedScorer(
+        self.scorer = ShardedScorer(
             self.accelerator,
             token_budget=args.score_token_budget,
             is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
@@ -118,13 +114,7 @@ class SAGETrainer(DPOTrainer):
         self.pairs: Dataset = self.train_dataset
         self.token_counts = TokenCounts()
         self.candidate_log = CandidateLog(Path(str(args.output_dir), "candidates") if args.log_candidates else None)
-        is_adapter_run = is_peft_model(self.model)
-        reference: Any = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
-        fingerprint = model_fingerprint(reference, skip_trainable=is_adapter_run and self.ref_model is None)
-        self.reference_cache = ReferenceCache(fingerprint)
-        # Before its first step the policy is its own reference, unless an adapter or another model says otherwise.
-        is_own_reference = self.ref_model is None or model_fingerprint(self.model) == fingerprint
-        self._starts_as_reference = ref_model is None and not is_adapter_run and is_own_reference
+        self.reference = ReferenceLogps(self, has_own_model=ref_model is not None)
         self._pool: CandidatePool | None = None
         self._success_rates: NDArray[np.float64] | None = None
         self._attempted_version = 0
@@ -213,7 +203,7 @@ class SAGETrainer(DPOTrainer):
             scores, count=len(draw.indices), keep=self.keep_count, strata=draw.strata, rng=rng
         )
         microbatches = self._microbatches(columns, selection.kept, num_batches)
-        self._starts_as_reference = False  # from here on the policy moves
+        self.reference.is_policy = False  # from here on the policy moves
         self.token_counts.candidate_pairs += len(draw.indices)
         for name, value in selection_metrics(draw, selection, self.token_counts).items():
             self.log_metric(name, value)
@@ -242,7 +232,7 @@ class SAGETrainer(DPOTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self.accelerator.is_main_process:
-            self.reference_cache.save(reference_path(output_dir))
+            self.reference.cache.save(reference_path(output_dir))
             self.candidate_log.flush()
             save_state(
                 output_dir,
@@ -270,14 +260,14 @@ class SAGETrainer(DPOTrainer):
         if self._resume_path is None:
             self._rewind_log(0)
             contents = PoolContents(
-                self.train_dataset, _success_rate_column(self.train_dataset), competence=self._first_competence
+                self.train_dataset, success_rate_column(self.train_dataset), competence=self._first_competence
             )
             self._enter(contents, version=0)
             if self.args.precompute_ref_log_probs:  # after _enter, which may have met them already
-                self._reference_logps(as_completions(self.train_dataset[:]))
+                self.reference.logps(as_completions(self.train_dataset[:]))
             return
         state = load_state(self._resume_path, settings=self._settings())
-        self.reference_cache.load(reference_path(self._resume_path))
+        self.reference.cache.load(reference_path(self._resume_path))
         version = int(state.pool["version"])
         if self.pair_source is not None and version > 0:
             self.pairs = self._whole(self.pair_source.restore(version=version)).pairs
@@ -286,7 +276,7 @@ class SAGETrainer(DPOTrainer):
         self.token_counts = TokenCounts(**state.counts)
         self._total_train_tokens = state.trl_tokens
         self._attempted_version = state.attempted_version
-        self._starts_as_reference = False
+        self.reference.is_policy = False
         self._rewind_log(self.state.global_step)
 
     def _rewind_log(self, step: int) -> None:
@@ -311,7 +301,7 @@ class SAGETrainer(DPOTrainer):
         self._attempted_version += 1
         version, step = self._attempted_version, self.state.global_step
         if self.pair_source is None:
-            contents = PoolContents(self.pairs, _success_rate_column(self.pairs))
+            contents = PoolContents(self.pairs, success_rate_column(self.pairs))
         else:
             try:
                 contents = self._whole(self.pair_source.refresh(self.model, version=version, step=step))
@@ -352,11 +342,11 @@ class SAGETrainer(DPOTrainer):
     def _estimate_success_rates(self) -> NDArray[np.float64]:
         """Rank all pairs by the policy's confidence margin; one forward pass over the pool."""
         completions = as_completions(self.pairs[:])
-        scores = self._scorer.score(self.model, completions, label="scoring the pool")
+        scores = self.scorer.score(self.model, completions, label="scoring the pool")
         self.token_counts.scored += scores.tokens
         self._check_finite(scores.logps, self.pairs[:], "policy")
-        if self._starts_as_reference:
-            self.reference_cache.add(completions, scores.logps)
+        if self.reference.is_policy:
+            self.reference.cache.add(completions, scores.logps)
         half = len(self.pairs)
         margins = confidence_margin(
             torch.from_numpy(scores.logps[:half]),
@@ -371,11 +361,11 @@ class SAGETrainer(DPOTrainer):
 
     def _score_candidates(self, columns: dict[str, list[Any]]) -> CandidateScores:
         completions = as_completions(columns)
-        scores = self._scorer.score(self.model, completions)
+        scores = self.scorer.score(self.model, completions)
         self.token_counts.scored += scores.tokens
         self._check_finite(scores.logps, columns, "policy")
         half = len(completions) // 2
-        reference = self._reference_logps(completions) if self.selector.needs_reference else None
+        reference = self.reference.logps(completions) if self.selector.needs_reference else None
         return CandidateScores(
             chosen_logps=scores.logps[:half],
             rejected_logps=scores.logps[half:],
@@ -386,29 +376,6 @@ class SAGETrainer(DPOTrainer):
             ref_chosen_logps=None if reference is None else reference[:half],
             ref_rejected_logps=None if reference is None else reference[half:],
         )
-
-    def _reference_logps(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
-        """Return `[N]` reference log-probabilities; every process must call it with the same completions."""
-        return self.reference_cache.get(completions, self._compute_reference)
-
-    def _compute_reference(self, missing: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
-        context: Any = contextlib.nullcontext()
-        model: Any = self.ref_model
-        if model is None and is_peft_model(self.accelerator.unwrap_model(self.model)):
-            model = self.model
-            unwrapped = self.accelerator.unwrap_model(self.model)
-            context = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
-        elif model is None:
-            if not self._starts_as_reference:
-                raise DataError(
-                    f"{len(missing)} completions have no precomputed reference log-probability and the reference model "
-                    "was not kept; set precompute_ref_log_probs to False"
-                )
-            model = self.model
-        with context:
-            scores = self._scorer.score(model, missing)
-        self.token_counts.reference += scores.tokens
-        return scores.logps
 
     def _check_finite(self, logps: NDArray[np.float64], columns: dict[str, list[Any]], whose: str) -> None:
         bad = np.flatnonzero(~np.isfinite(logps)) % len(columns["prompt_ids"])
@@ -424,7 +391,7 @@ class SAGETrainer(DPOTrainer):
     def _microbatches(self, columns: dict[str, list[Any]], kept: NDArray[np.int64], count: int) -> list[dict[str, Any]]:
         """Collate this process's share of the kept pairs; neighbours in length share a microbatch."""
         chosen = {name: [columns[name][i] for i in kept] for name in TOKEN_COLUMNS}
-        reference = self._reference_logps(as_completions(chosen))
+        reference = self.reference.logps(as_completions(chosen))
         self._check_finite(reference, chosen, "reference")
         lengths = [
             2 * len(p) + len(c) + len(r) for p, c, r in zip(*(chosen[name] for name in TOKEN_COLUMNS), strict=True)
@@ -465,40 +432,3 @@ class _PoolCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.candidate_log.flush()
-
-
-def _check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | None) -> None:
-    if not isinstance(args, SAGEConfig):
-        raise ConfigError(
-            f"args is a {type(args).__name__}, expected a SAGEConfig; replace {type(args).__name__}(...) by "
-            "SAGEConfig(...), which takes the same arguments"
-        )
-    if not isinstance(train_dataset, Dataset):
-        raise DataError(
-            f"train_dataset is {type(train_dataset).__name__}, expected a map-style datasets.Dataset: SAGE draws "
-            "candidates by index; load the data without streaming"
-        )
-    if {"image", "images"} & set(train_dataset.column_names):
-        raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
-    if len(train_dataset) == 0:
-        raise EmptyPoolError("train_dataset has no rows, expected at least one preference pair")
-    is_estimated = pair_source is None and _success_rate_column(train_dataset) is None
-    if args.stratified and args.schedule_by == "competence" and is_estimated:
-        raise ConfigError(
-            "schedule_by is competence, but success rates are estimated from ranks, whose mean is always 0.5; "
-            "add a success_rate column, or set schedule_by to progress"
-        )
-    if pair_source is not None and args.precompute_ref_log_probs:
-        raise ConfigError(
-            "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
-            "during training that need it; set precompute_ref_log_probs to False"
-        )
-
-
-def _success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
-    """Return the `success_rate` column, or `None` if it is absent or has gaps."""
-    if "success_rate" not in dataset.column_names:
-        return None
-    values = dataset["success_rate"][:]
-    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return None if np.isnan(rates).any() else rates

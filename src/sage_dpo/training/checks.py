@@ -1,0 +1,50 @@
+"""What `SAGETrainer` refuses before it starts, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from sage_dpo.errors import ConfigError, DataError, EmptyPoolError
+from sage_dpo.pool.source import PairSource
+from sage_dpo.training.config import SAGEConfig
+
+
+def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | None) -> None:
+    if not isinstance(args, SAGEConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}, expected a SAGEConfig; replace {type(args).__name__}(...) by "
+            "SAGEConfig(...), which takes the same arguments"
+        )
+    if not isinstance(train_dataset, Dataset):
+        raise DataError(
+            f"train_dataset is {type(train_dataset).__name__}, expected a map-style datasets.Dataset: SAGE draws "
+            "candidates by index; load the data without streaming"
+        )
+    if {"image", "images"} & set(train_dataset.column_names):
+        raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
+    if len(train_dataset) == 0:
+        raise EmptyPoolError("train_dataset has no rows, expected at least one preference pair")
+    is_estimated = pair_source is None and success_rate_column(train_dataset) is None
+    if args.stratified and args.schedule_by == "competence" and is_estimated:
+        raise ConfigError(
+            "schedule_by is competence, but success rates are estimated from ranks, whose mean is always 0.5; "
+            "add a success_rate column, or set schedule_by to progress"
+        )
+    if pair_source is not None and args.precompute_ref_log_probs:
+        raise ConfigError(
+            "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
+            "during training that need it; set precompute_ref_log_probs to False"
+        )
+
+
+def success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
+    """Return the `success_rate` column, or `None` if it is absent or has gaps."""
+    if "success_rate" not in dataset.column_names:
+        return None
+    values = dataset["success_rate"][:]
+    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return None if np.isnan(rates).any() else rates
