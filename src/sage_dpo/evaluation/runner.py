@@ -25,7 +25,8 @@ from sage_dpo.errors import DataError
 from sage_dpo.evaluation.results import EvaluationResult, SuiteResult, read_result, write_result
 from sage_dpo.evaluation.suites import BENCHMARKS, GREEDY
 from sage_dpo.records import Problem, Verdict
-from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_engine, build_prompts
+from sage_dpo.rollouts.build import build_engine
+from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_prompts
 from sage_dpo.verification import VerificationRequest
 
 

@@ -16,7 +16,8 @@ from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs.build import build_pairs
 from sage_dpo.pool.source import PoolContents
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
-from sage_dpo.rollouts.engine import SamplingParams, build_engine, build_prompts
+from sage_dpo.rollouts.build import build_engine
+from sage_dpo.rollouts.engine import SamplingParams, build_prompts
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
 

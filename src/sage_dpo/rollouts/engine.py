@@ -5,7 +5,6 @@ An engine is anything with `sample`. A recipe names one in `rollouts.engine`; `b
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,23 +144,3 @@ def build_prompts(
         conversations = [[*system, {"role": "user", "content": text}] for text in texts]
         encoded = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=True)
     return [RolloutPrompt(problem.id, tuple(ids)) for problem, ids in zip(problems, encoded["input_ids"], strict=True)]
-
-
-def build_engine(
-    settings: config.TransformersEngine | config.ServerEngine, *, model: Any, tokenizer: PreTrainedTokenizerBase
-) -> RolloutEngine:
-    """Make the engine that a recipe names. The server engine ignores `model`: the endpoint holds its own."""
-    if isinstance(settings, config.ServerEngine):
-        from sage_dpo.rollouts.server import ServerEngine
-
-        return ServerEngine(
-            settings.base_url,
-            settings.model,
-            tokenizer,
-            concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s,
-            api_key=os.environ.get(settings.api_key_env),
-        )
-    from sage_dpo.rollouts.transformers import TransformersEngine
-
-    return TransformersEngine(model, tokenizer, batch_size=settings.batch_size)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from numpy.typing import NDArray
 from trl.trainer.utils import use_adapter
 
 from sage_dpo.errors import DataError
 from sage_dpo.scoring import ReferenceCache, TokenizedCompletion, model_fingerprint
+from sage_dpo.training.sharding import ShardedScorer
+from sage_dpo.training.state import TokenCounts
 
-if TYPE_CHECKING:
-    from sage_dpo.training.trainer import SAGETrainer
+
+class _Owner(Protocol):
+    """What is needed of the trainer. The models are looked up at each use: distributed wrappers replace them."""
+
+    model: Any
+    ref_model: Any
+    accelerator: Accelerator
+    scorer: ShardedScorer
+    token_counts: TokenCounts
 
 
 class ReferenceLogps:
@@ -35,7 +45,7 @@ class ReferenceLogps:
             whose weights differ from those TRL loaded as the reference never is.
     """
 
-    def __init__(self, trainer: SAGETrainer, *, has_own_model: bool) -> None:
+    def __init__(self, trainer: _Owner, *, has_own_model: bool) -> None:
         self._trainer = trainer
         is_adapter_run = is_peft_model(trainer.model)
         ref_model: Any = trainer.ref_model
