@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,8 @@ FieldMap = Annotated[
 
 def main() -> None:
     """Run the command line; errors of ours become one message and exit code 2."""
+    # transformers 5.23 renames what TRL 1.16 still uses; nothing a user of ours can change
+    warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6", category=FutureWarning)
     try:
         app()
     except SageError as error:
@@ -281,7 +284,9 @@ def score(
 def evaluate(
     model: ModelPath,
     suites: Annotated[str, typer.Option(help="all (the benchmarks), gym, or names separated by commas.")] = "all",
-    data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' <suite>.jsonl files.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of <suite>.jsonl files; without it, pinned hub revisions.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
     max_new_tokens: int = 512,
     batch_size: int = 256,

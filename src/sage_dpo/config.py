@@ -291,8 +291,8 @@ class GymSuites(_Section):
 class BenchmarkSuites(_Section):
     """GSM8K, MATH500, Minerva, Gaokao2023en, OlympiadBench, CollegeMath, AMC23, AIME24.
 
-    `data` is a local folder of `<suite>.jsonl` (id, problem, answer). Loading from a hub needs a pinned revision in the
-    suite's record (`evaluation/suites.py`); no record has one yet, so without `data` the error names the source.
+    `data` is a local folder of `<suite>.jsonl` (id, problem, answer). Without it, suites whose record pins a hub
+    revision (`evaluation/suites.py`: GSM8K and MATH500) come from there; for the others the error names the source.
     """
 
     kind: Literal["benchmarks"]

@@ -38,8 +38,10 @@ class Benchmark:
         samples: k of avg@k.
         temperature, top_p: sampling; temperature 0 is greedy.
         source: where the problems were published.
-        hub_id, hub_revision: data set and commit on the hub in the same schema; `None` where no such copy is known,
-            so that only the local file is supported.
+        hub_id, hub_config, hub_revision: data set, configuration and commit on the hub; `None` where no copy with the
+            same problems is known to us, so that only the local file is supported.
+        hub_fields: columns of the hub copy that serve as `problem` and `answer`. An answer with GSM8K's `####` is cut
+            behind it, and what stands before it is the solution.
     """
 
     name: str
@@ -50,7 +52,9 @@ class Benchmark:
     temperature: float = 0.0
     top_p: float = 1.0
     hub_id: str | None = None
+    hub_config: str | None = None
     hub_revision: str | None = None
+    hub_fields: tuple[str, str] = ("problem", "answer")
 
 
 _QWEN = "QwenLM/Qwen2.5-Math@a45202bd16f1ec06f433442dc1152d0074773465:evaluation/data"
@@ -61,8 +65,24 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         suite.name: suite
         for suite in (
-            Benchmark("gsm8k", 1319, "number", f"github.com/{_GSM8K}"),
-            Benchmark("math500", 500, "latex", f"github.com/{_MATH500}"),
+            Benchmark(
+                "gsm8k",
+                1319,
+                "number",
+                f"github.com/{_GSM8K}",
+                hub_id="openai/gsm8k",
+                hub_config="main",
+                hub_revision="cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
+                hub_fields=("question", "answer"),
+            ),
+            Benchmark(
+                "math500",
+                500,
+                "latex",
+                f"github.com/{_MATH500}",
+                hub_id="HuggingFaceH4/MATH-500",
+                hub_revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+            ),
             Benchmark("minerva", 272, "latex", f"github.com/{_QWEN}/minerva_math/test.jsonl"),
             Benchmark("gaokao2023en", 385, "latex", f"github.com/{_QWEN}/gaokao2023en/test.jsonl"),
             Benchmark("olympiadbench", 675, "latex", f"github.com/{_QWEN}/olympiadbench/test.jsonl"),
@@ -131,8 +151,13 @@ def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, Any]]:
         )
     from datasets import load_dataset
 
-    rows = load_dataset(benchmark.hub_id, split="test", revision=benchmark.hub_revision)
-    yield from enumerate(rows, start=1)
+    rows = load_dataset(benchmark.hub_id, benchmark.hub_config, split="test", revision=benchmark.hub_revision)
+    problem, answer = benchmark.hub_fields
+    for number, row in enumerate(rows, start=1):
+        solution, _, final = row[answer].rpartition("####")
+        fields = {"problem": row[problem], "answer": final.strip(), "solution": solution.strip() or row.get("solution")}
+        kept = {key: value for key, value in row.items() if key not in (problem, answer, "solution")}
+        yield number, {"id": f"{benchmark.name}/{number - 1}", **kept, **fields}
 
 
 def _problem(row: Any, where: str) -> Problem:

@@ -89,3 +89,35 @@ def test_missing_file_unknown_name_and_missing_hub_copy_say_what_to_do(tmp_path:
         load_benchmark("aime25", tmp_path)
     with pytest.raises(ConfigError, match=r"no hub copy of amc23 is pinned.*give a folder"):
         load_benchmark("amc23", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        (
+            "gsm8k",
+            {"question": "1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"},
+            ("gsm8k/0", "1 + 1?", "2", "It is <<1+1=2>>2."),
+        ),
+        (
+            "math500",
+            {"problem": "$x$?", "solution": "So \\boxed{3}.", "answer": "3", "level": 2},
+            ("math500/0", "$x$?", "3", "So \\boxed{3}."),
+        ),
+    ],
+)
+def test_hub_copies_are_loaded_at_their_pinned_revision(monkeypatch, name, row, expected) -> None:
+    """No hub can be reached in the tests: `load_dataset` is replaced, the rest is the real path."""
+    asked = []
+
+    def load_dataset(*names, **options):
+        asked.append((names, options))
+        return [{**row, next(iter(row)): f"{row[next(iter(row))]}{' ' * n}"} for n in range(BENCHMARKS[name].size)]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    first = load_benchmark(name, None)[0]
+    assert (first.id, first.problem.strip(), first.answer, first.solution) == expected
+    names, options = asked[0]
+    assert names == (BENCHMARKS[name].hub_id, BENCHMARKS[name].hub_config)
+    assert options["split"] == "test"
+    assert len(options["revision"]) == 40
