@@ -126,7 +126,15 @@ def test_killed_and_started_again_equals_uninterrupted(how, finished, tmp_path):
     recipe.write_text(yaml.safe_dump(RECIPE))
     command = [sys.executable, "-m", "sage_dpo.cli", "run", str(recipe), "--output", str(folder), "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 240
     # after the refresh, in the middle of the second half
     while not (folder / "arms/sage/checkpoints/checkpoint-3").exists():

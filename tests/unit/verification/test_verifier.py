@@ -206,7 +206,13 @@ with Verifier(workers=2, soft_timeout_s=60, hard_timeout_s=60) as verifier:
 @pytest.mark.parametrize(("number", "wait_s"), [(signal.SIGINT, 10.0), (signal.SIGTERM, 10.0)])
 def test_signal_to_the_parent_leaves_no_worker_behind(number: signal.Signals, wait_s: float) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SCRIPT],
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert parent.stdout is not None
     workers = [int(pid) for pid in parent.stdout.readline().split()]
