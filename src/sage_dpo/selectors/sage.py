@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sage_dpo.core.utility import curvature, gradient_signal, log_sage_utility
+from sage_dpo.core.utility import curvature, gradient_signal, log_sage_utility, sage_utility
 from sage_dpo.selectors.base import CandidateScores, Ranking, Selection, SelectorSettings, check_request
 from sage_dpo.selectors.ranking import compute_informativeness, compute_margin, cut
 
@@ -48,18 +49,16 @@ class SageSelector:
         """Return margin, signal, curvature, informativeness (1 when switched off) and utility of each candidate."""
         margin = compute_margin(scores, self.settings)
         informativeness = compute_informativeness(scores, self.settings) if self.needs_informativeness else None
-        log_utility = log_sage_utility(
-            margin,
-            informativeness,
-            damping=self.settings.damping,
-            use_gradient_signal=self.settings.use_gradient_signal,
-            use_curvature=self.settings.use_curvature,
-        )
+        switches: dict[str, Any] = {
+            "damping": self.settings.damping,
+            "use_gradient_signal": self.settings.use_gradient_signal,
+            "use_curvature": self.settings.use_curvature,
+        }
         return Ranking(
             margin=margin.numpy(),
             gradient_signal=gradient_signal(margin).numpy(),
             curvature=curvature(margin).numpy(),
             informativeness=(torch.ones_like(margin) if informativeness is None else informativeness).numpy(),
-            utility=log_utility.exp().clamp_max(torch.finfo(torch.float64).max).numpy(),
-            priority=log_utility.numpy(),
+            utility=sage_utility(margin, informativeness, **switches).numpy(),
+            priority=log_sage_utility(margin, informativeness, **switches).numpy(),
         )
