@@ -1,4 +1,5 @@
 # make quickstart   train four arms on the gym and compare them
+# make results      the main table, small: three seeds, about a quarter of an hour on two cores
 # make test         every test, in the same environment
 # make lint         ruff and mypy
 PYTHON ?= python3
@@ -7,10 +8,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart results test lint install clean
 
 quickstart: $(STAMP)
 	$(BIN)/sage-dpo run recipes/quickstart.yaml
+
+results: $(STAMP)
+	$(BIN)/sage-dpo study recipes/study-results.yaml --workers 2 --json results/small.json
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

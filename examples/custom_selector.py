@@ -67,7 +67,7 @@ class TrimmedMarginSelector:
             utility=priority,
             priority=priority,
         )
-        return cut(ranking, keep, strata=strata, settings=self.settings)
+        return cut(ranking, keep, strata=strata, settings=self.settings, rng=rng)
 
 
 def main() -> None:

@@ -82,6 +82,31 @@ def run(
 
 
 @app.command()
+def study(
+    recipe: Annotated[Path, typer.Argument(help="Study file, see recipes/study-*.yaml.")],
+    output: Annotated[Path | None, typer.Option(help="Folder; default runs/studies/<name>.")] = None,
+    workers: Annotated[int, typer.Option(help="Runs at a time; each gets a share of the CPU cores.", min=1)] = 1,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated, instead of the study's own.")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing; tell what is complete.")] = False,
+    json_path: JsonPath = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid of arms, conditions and seeds, and write one table, one JSON and the plots."""
+    from sage_dpo.report.study import format_study
+    from sage_dpo.storage import read_json
+    from sage_dpo.studies.study import run_study
+
+    folder = run_study(
+        recipe, output=output, workers=workers, seeds=_seeds(seeds), report_only=report_only, progress=not quiet
+    )
+    result = read_json(folder / "results.json")
+    print(format_study(result))
+    print(f"report:  {folder / 'index.html'}")
+    print(f"results: {folder / 'results.json'}")
+    _write_json(json_path, result)
+
+
+@app.command()
 def tune(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe with a `probe` section.")],
     learning_rates: Annotated[str, typer.Option(help="Comma-separated; every trained arm gets each of them.")],
@@ -368,6 +393,15 @@ def _assignment(text: str, *, parse: bool = False) -> tuple[str, Any]:
     from sage_dpo.config import parse_yaml
 
     return key, parse_yaml(value)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds is {text!r}, expected whole numbers like 1,2,3") from None
 
 
 def _fields(items: list[str] | None) -> dict[str, str]:

@@ -162,7 +162,8 @@ class PairScore:
         pair_id, problem_id: which pair.
         stratum: difficulty stratum of the pair when drawn; empty string if strata are off.
         margin: the margin the selector used, scaled nats.
-        gradient_signal, curvature, informativeness, utility: g, h, J, S of docs/method.md.
+        gradient_signal, curvature, informativeness, utility: g, h, J, S of docs/method.md. These and the margin are
+            NaN if the selector scored nothing.
         is_kept: whether the pair was trained on.
         pool_version: number of refreshes the pool had seen.
     """

@@ -5,7 +5,10 @@
     runs/<name>/initial/refresh-000/{completions,verdicts,pairs}.parquet info.json   the first pool, of all arms
     runs/<name>/arms/<arm>/refresh-NNN/{completions,verdicts,pairs,scores}.parquet info.json
     runs/<name>/arms/<arm>/{metrics.jsonl,checkpoints/,policy/,evaluation/<suite>.parquet}
+    runs/<name>/arms/<arm>/at-NNNNNN/{<suite>.parquet,costs.json}   suites on the way
     runs/<name>/report/{index.html,table.md}
+    runs/studies/<name>/<condition>/{seed-N/,seed-N.yaml,seed-N.log}   seed-N/ is a run folder
+    runs/studies/<name>/{results.json,table.md,index.html,plots/}
 
 Every file is written under a temporary name and renamed, so that a reader never sees half of one. A stage is
 complete when the manifest says so; rerunning a command skips complete stages.

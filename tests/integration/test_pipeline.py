@@ -160,6 +160,7 @@ def test_half_written_checkpoints_are_not_used(tmp_path):
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+    assert last_complete_checkpoint(tmp_path, also=["clock.json"]) is None
 
 
 def test_unknown_trainer_keys_are_refused_before_any_work(tmp_path):

@@ -125,7 +125,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(variant, polic
     assert_equal_weights(whole.model, resumed.model)
     assert whole.token_counts == resumed.token_counts
     assert whole.pool.state_dict() == resumed.pool.state_dict()
-    assert read_candidates(tmp_path / "run" / "candidates") == expected
+    resumed_log = read_candidates(tmp_path / "run" / "candidates")
+    assert [repr(row) for row in resumed_log] == [repr(row) for row in expected]  # NaN where nothing was scored
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(policy_folder, tmp_path):

@@ -33,7 +33,9 @@ ALLOWED = {
         "core", "problems", "rollouts", "verification", "pairs", "pool", "scoring", "selectors", "gym", "evaluation",
         "training", "report",
     },
+    "studies": FOUNDATION | {"core", "gym", "scoring", "selectors", "report", "pipeline"},
     "cli": FOUNDATION | {
+        "studies",
         "problems", "rollouts", "verification", "pairs", "gym", "evaluation", "training", "report", "pipeline",
     },
     "__init__": {"training"},

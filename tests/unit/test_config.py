@@ -10,7 +10,8 @@ import yaml
 from sage_dpo.config import RunConfig, SelectorSettings, dump_config, load_config, validate
 from sage_dpo.errors import ConfigError
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("study-*.yaml")))
 BASE = {"name": "test", "problems": {"kind": "gym", "count": 8}}
 
 

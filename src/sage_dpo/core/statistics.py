@@ -1,4 +1,4 @@
-"""Statistics of evaluations and gradients: avg@k, pass@k, bootstrap intervals, signal-to-noise ratio. numpy only."""
+"""Statistics of evaluations and gradients: avg@k, pass@k, intervals over problems and over seeds, gradient noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 _CHUNK = 4_000_000  # resampled indices held at once: 32 MB
 
@@ -118,6 +119,33 @@ def paired_difference_interval(
     if first.shape != second.shape:
         raise ValueError(f"treatment has shape {first.shape}, baseline {second.shape}; pair them by problem first")
     return bootstrap_interval(first - second, seed=seed, groups=groups, resamples=resamples, confidence=confidence)
+
+
+def seed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the mean over independent seeds with its Student t interval.
+
+    For a paired comparison pass the differences, one per seed: mean +- t(n - 1) s / sqrt(n).
+
+    Args:
+        values: `[n]` one finite number per seed, n >= 1. One seed has no interval: both bounds are infinite.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: values are empty or not finite, or confidence is out of range.
+
+    Source: Student 1908. It assumes that the seeds' values are roughly normal.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all() or not 0.0 < confidence < 1.0:
+        raise ValueError(
+            f"values have shape {data.shape}, confidence is {confidence}; expected [n] finite numbers, n >= 1, and a "
+            "number in (0, 1)"
+        )
+    mean = float(data.mean())
+    if data.size == 1:
+        return Interval(mean, -np.inf, np.inf)
+    half = float(stdtrit(data.size - 1, 0.5 + confidence / 2.0) * data.std(ddof=1) / np.sqrt(data.size))
+    return Interval(mean, mean - half, mean + half)
 
 
 def gradient_snr(gradients: NDArray[Any]) -> float:

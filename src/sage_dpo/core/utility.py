@@ -16,9 +16,58 @@ from torch import Tensor
 from sage_dpo.core.margins import check_lengths
 
 
-def gradient_signal(margin: Tensor) -> Tensor:
-    """Return g = sigma(-m) = |d loss / d m|, in (0, 1): near 1 where the policy is wrong, near 0 where it is right."""
-    return torch.sigmoid(-margin)
+def gradient_signal(margin: Tensor, *, label_noise: float = 0.0, label_confidence: float = 1.0) -> Tensor:
+    """Return g = sigma(-m) = |d loss / d m|, in (0, 1): near 1 where the policy is wrong, near 0 where it is right.
+
+    With label noise epsilon, the expectation of g over whether the pair's label is right, 0 where that is negative; see
+    `log_gradient_signal`.
+    """
+    logs = log_gradient_signal(margin, label_noise=label_noise, label_confidence=label_confidence)
+    return torch.where(logs > _LOG_NOTHING, logs.exp(), 0.0)
+
+
+_LOG_NOTHING = -1e5
+"""Stands for the logarithm of an expected gradient that is not positive; below any other at margins up to 1e4."""
+
+
+def log_gradient_signal(margin: Tensor, *, label_noise: float = 0.0, label_confidence: float = 1.0) -> Tensor:
+    """Return log g; with label noise epsilon > 0, log of the gradient's expectation under the label's posterior.
+
+    Let a fraction epsilon of the pairs have chosen and rejected swapped, and let sigma(kappa m) be the policy's belief
+    that the chosen answer is the better one. Then the label is right with probability t, and the expected gradient is
+
+        t   = sigma(kappa m + log((1 - epsilon) / epsilon))
+        g_e = t sigma(-m) - (1 - t) sigma(m)  =  t - sigma(m)  =  sigma(-m) - (1 - t)
+
+    which is sigma(-m) at epsilon = 0. At kappa = 1 it is (1 - 2 epsilon) sigma(m) sigma(-m) / Z with
+    Z = (1 - epsilon) sigma(m) + epsilon sigma(-m), positive everywhere and largest at
+    m = log(epsilon / (1 - epsilon)) / 2. At kappa > 1 it is negative below
+    m = -log((1 - epsilon) / epsilon) / (kappa - 1): there the label is likelier wrong than the policy. Such pairs get
+    `_LOG_NOTHING` + g_e, so that they come last, least negative first.
+
+    Args:
+        margin: any shape, finite.
+        label_noise: epsilon in [0, 0.5).
+        label_confidence: kappa >= 1, how much surer the policy is about an answer than its margin says.
+
+    Raises:
+        ValueError: label_noise or label_confidence is out of range.
+
+    Interpretation: ours; the paper does not treat noise. t is Bayes' rule with the policy as the prior.
+    """
+    if not 0.0 <= label_noise < 0.5 or not label_confidence >= 1.0:
+        raise ValueError(
+            f"label_noise is {label_noise}, label_confidence {label_confidence}; expected 0 <= label_noise < 0.5 and "
+            "label_confidence >= 1"
+        )
+    log_g = F.logsigmoid(-margin)
+    if label_noise == 0.0:
+        return log_g
+    log_odds = math.log1p(-label_noise) - math.log(label_noise)
+    log_wrong = F.logsigmoid(-(label_confidence * margin + log_odds))  # log (1 - t)
+    expected = log_g.exp() - log_wrong.exp()
+    positive = log_g + torch.log(-torch.expm1((log_wrong - log_g).clamp_max(-1e-300)))
+    return torch.where(log_wrong < log_g, positive, _LOG_NOTHING + expected)
 
 
 def curvature(margin: Tensor) -> Tensor:
@@ -119,6 +168,8 @@ def log_sage_utility(
     damping: float,
     use_gradient_signal: bool = True,
     use_curvature: bool = True,
+    label_noise: float = 0.0,
+    label_confidence: float = 1.0,
 ) -> Tensor:
     """Return log S of each pair; this, not S, is what selectors sort by.
 
@@ -133,6 +184,7 @@ def log_sage_utility(
         damping: lambda >= 0; must be > 0 when curvature is off.
         use_gradient_signal: off sets g = 1.
         use_curvature: off sets h = 0.
+        label_noise, label_confidence: see `log_gradient_signal`.
 
     Returns:
         `[N]`; -inf where J = 0 and lambda > 0 (such a pair teaches nothing).
@@ -158,12 +210,14 @@ def log_sage_utility(
             "sum token_informativeness over completion tokens"
         )
     zero = torch.zeros_like(margin)
-    log_g = F.logsigmoid(-margin) if use_gradient_signal else zero
+    noise = {"label_noise": label_noise, "label_confidence": label_confidence}
+    log_g = log_gradient_signal(margin, **noise) if use_gradient_signal else zero
     log_h = F.logsigmoid(margin) + F.logsigmoid(-margin)
     log_j = zero if informativeness is None else informativeness.to(margin.dtype).log()
     if damping == 0:
-        # Written out, 2 log g - log h = -m: the sum of logsigmoids would lose -m to rounding at large |m|.
-        return -margin if use_gradient_signal else -log_h
+        if use_gradient_signal and label_noise == 0:
+            return -margin  # 2 log g - log h, where the sum of logsigmoids would lose -m to rounding at large |m|
+        return 2.0 * log_g - log_h
     log_damping = torch.full_like(margin, math.log(damping))
     denominator = torch.logaddexp(log_h + log_j, log_damping) if use_curvature else log_damping
     return 2.0 * log_g + log_j - denominator
@@ -176,6 +230,8 @@ def sage_utility(
     damping: float,
     use_gradient_signal: bool = True,
     use_curvature: bool = True,
+    label_noise: float = 0.0,
+    label_confidence: float = 1.0,
 ) -> Tensor:
     """Return S = g^2 J / (h J + lambda) of each pair, clamped to the dtype's finite range; for logs and people.
 
@@ -187,5 +243,7 @@ def sage_utility(
         damping=damping,
         use_gradient_signal=use_gradient_signal,
         use_curvature=use_curvature,
+        label_noise=label_noise,
+        label_confidence=label_confidence,
     )
     return logs.exp().clamp_max(torch.finfo(logs.dtype).max)

@@ -218,9 +218,14 @@ def diagnose(story: Story, text: str) -> Diagnosis | None:
             return Diagnosis(index, _cause_of_other_step(story, index, left == states[index], step))
         if result != states[index + 1]:
             return Diagnosis(index, _cause_of_wrong_result(step, left, result))
-    boxed = _BOXED.search(text)
-    is_answered = boxed is not None and int(boxed.group(1)) == states[-1] and len(equations) == len(story.steps)
+    is_answered = stated_answer(text) == states[-1] and len(equations) == len(story.steps)
     return None if is_answered else Diagnosis(len(story.steps), STRUCTURE)
+
+
+def stated_answer(text: str) -> int | None:
+    """Return the number in the first `\\boxed{}`, or `None`."""
+    boxed = _BOXED.search(text)
+    return None if boxed is None else int(boxed.group(1))
 
 
 def _cause_of_other_step(story: Story, index: int, is_left_right: bool, step: Step) -> str:

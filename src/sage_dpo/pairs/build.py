@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,9 +111,29 @@ def build_pairs(
         "pairs with a reference solution": sum(pair.chosen_sample == REFERENCE_SAMPLE for pair in pairs),
     }
     exclusions = {reason: count for reason, count in sorted(counts.items()) if count}
+    if settings.flip_fraction:
+        pairs = [flip(pair) if _is_flipped(pair, rules) else pair for pair in pairs]
     if not pairs:
         raise EmptyPoolError(_explain_empty(totals, exclusions))
     return PairBuild(pairs, exclusions, totals)
+
+
+def flip(pair: PreferencePair) -> PreferencePair:
+    """Return the pair with chosen and rejected swapped."""
+    return replace(
+        pair,
+        chosen_ids=pair.rejected_ids,
+        rejected_ids=pair.chosen_ids,
+        chosen=pair.rejected,
+        rejected=pair.chosen,
+        chosen_sample=pair.rejected_sample,
+        rejected_sample=pair.chosen_sample,
+    )
+
+
+def _is_flipped(pair: PreferencePair, rules: _Rules) -> bool:
+    """Whether label noise hits this pair; a function of (seed, policy version, pair id) alone."""
+    return float(_generator(f"flip/{pair.id}", rules).random()) < rules.settings.flip_fraction
 
 
 def _join(
@@ -228,9 +248,9 @@ def _spread(n_chosen: int, n_rejected: int, bound: int, rng: np.random.Generator
     ]
 
 
-def _generator(problem_id: str, rules: _Rules) -> np.random.Generator:
-    """A generator of the problem's own, so that other problems do not change its pairs."""
-    key = np.frombuffer(hashlib.sha256(problem_id.encode()).digest(), dtype="<u4").tolist()
+def _generator(name: str, rules: _Rules) -> np.random.Generator:
+    """A generator of one problem's or pair's own, so that others do not change what it draws."""
+    key = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4").tolist()
     return np.random.default_rng([rules.seed, rules.policy_version, *key])
 
 

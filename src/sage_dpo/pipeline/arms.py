@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sage_dpo.config import RunConfig, TrainingSettings
+from sage_dpo.core.cost import policy_flops
 from sage_dpo.core.selection import kept_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
@@ -28,6 +29,9 @@ _CLOCK = "clock.json"
 Probe = Callable[[Any], float]
 """Measures a policy's greedy accuracy on the probe problems."""
 
+Evaluate = Callable[[Any, Path], object]
+"""Runs a policy on the suites and writes the results to a folder."""
+
 
 def train_arm(
     config: RunConfig,
@@ -39,6 +43,7 @@ def train_arm(
     probe: Probe | None,
     probe_at_start: float | None,
     competence: float | None,
+    evaluate: Evaluate | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train one arm, continuing from its last complete checkpoint, and save policy, metrics and scores.
@@ -51,6 +56,7 @@ def train_arm(
         source: makes the pool of each refresh; `None` for a fixed pool.
         probe, probe_at_start: accuracy on the probe problems, and that of the untrained policy.
         competence: sampled success rate of the untrained policy over all problems, if it was measured.
+        evaluate: runs the suites after `evaluation.at_steps`.
         progress: show progress bars.
 
     Returns:
@@ -69,27 +75,19 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
-    checkpoint = last_complete_checkpoint(folder / "checkpoints")
-    clock = _Clock(trainer, config.training.probe_steps, probe, checkpoint)
-    trainer.add_callback(clock)
+    checkpoint = last_complete_checkpoint(folder / "checkpoints", also=[_CLOCK])
+    clock = _Clock(trainer, config, folder, probe, evaluate, checkpoint)
+    # Before the trainer's own: a refresh after this step is for later steps, and no cost of what is measured now.
+    trainer.callback_handler.callbacks.insert(0, clock)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(folder / "policy"))
     tokenizer.save_pretrained(folder / "policy")
     start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
     write_jsonl(folder / "metrics.jsonl", start + trainer.state.log_history)
     _write_scores(folder)
-    versions = range(1, trainer.attempted_refreshes + 1)
-    refreshes = [read_info(refresh_folder(folder, version)) for version in versions] if source else []
-    refresh_seconds = sum(info.seconds for info in refreshes)
     return {
-        **trainer.token_counts.as_dict(),
-        "generated_tokens": sum(info.generated_tokens for info in refreshes),
+        **clock.costs(),
         "exclusions": trainer.exclusions.get("train", {}),
-        "seconds": {
-            "refresh": refresh_seconds,
-            "training": clock.total - refresh_seconds - clock.probing,
-            "probe": clock.probing,
-        },
         "keep_count": trainer.keep_count,
         "refreshes": trainer.pool.version,
     }
@@ -183,25 +181,81 @@ class _Progress(ProgressCallback):
 
 
 class _Clock(TrainerCallback):
-    """Measures probe accuracy between steps, and the seconds of training and probing, over all attempts at a run."""
+    """Measures between steps what the policy can do and what it has cost, over all attempts at a run.
 
-    def __init__(self, trainer: SAGETrainer, every: int, probe: Probe | None, checkpoint: Path | None) -> None:
-        self._trainer, self._every, self._probe = trainer, every, probe
-        before = read_json(checkpoint / _CLOCK) if checkpoint and (checkpoint / _CLOCK).is_file() else {}
-        self._started = time.perf_counter() - before.get("total", 0.0)
-        self.total: float = before.get("total", 0.0)
-        self.probing: float = before.get("probing", 0.0)
+    Probe accuracy goes to the metrics with the costs so far; suites run on the way go to `at-<step>/`.
+    """
+
+    def __init__(
+        self,
+        trainer: SAGETrainer,
+        config: RunConfig,
+        folder: Path,
+        probe: Probe | None,
+        evaluate: Evaluate | None,
+        checkpoint: Path | None,
+    ) -> None:
+        self._trainer, self._folder, self._probe, self._evaluate = trainer, folder, probe, evaluate
+        self._every = config.training.probe_steps
+        self._at_steps = frozenset(config.evaluation.at_steps if config.evaluation else ())
+        self._parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        before = read_json(checkpoint / _CLOCK) if checkpoint else {"total": 0.0, "probing": 0.0}
+        self._started = time.perf_counter() - before["total"]
+        self._total: float | None = None
+        self._measuring: float = before["probing"]
+
+    def costs(self) -> dict[str, Any]:
+        """Return tokens, pairs, seconds and floating-point operations so far, without the first pool's."""
+        total = self._total or time.perf_counter() - self._started
+        has_source = self._trainer.pair_source is not None
+        versions = range(1, self._trainer.attempted_refreshes + 1) if has_source else ()
+        refreshes = [read_info(refresh_folder(self._folder, version)) for version in versions]
+        generated = sum(info.generated_tokens for info in refreshes)
+        counts = self._trainer.token_counts
+        refresh_seconds = sum(info.seconds for info in refreshes)
+        return {
+            **counts.as_dict(),
+            "generated_tokens": generated,
+            "parameters": self._parameters,
+            "flops": policy_flops(
+                sampled=generated + sum(info.prompt_tokens for info in refreshes),
+                scored=counts.scored,
+                reference=counts.reference,
+                trained=counts.trained,
+                parameters=self._parameters,
+            ),
+            "seconds": {
+                "refresh": refresh_seconds,
+                "training": total - refresh_seconds - self._measuring,
+                "probe": self._measuring,
+            },
+        }
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        is_due = self._every and (state.global_step % self._every == 0 or state.global_step == state.max_steps)
+        step = state.global_step
+        is_due = self._every and (step % self._every == 0 or step == state.max_steps)
+        is_milestone = self._evaluate is not None and step in self._at_steps and step < state.max_steps
+        if not is_due and not is_milestone:
+            return
+        costs = self.costs()
+        started = time.perf_counter()
         if self._probe and is_due:
-            started = time.perf_counter()
+            self._trainer.log_metric("cost/seconds", costs["seconds"]["refresh"] + costs["seconds"]["training"])
+            self._trainer.log_metric("cost/flops", costs["flops"])
             self._trainer.log_metric("probe/accuracy", self._probe(self._trainer.model))
-            self.probing += time.perf_counter() - started
+        if self._evaluate and is_milestone:
+            self._evaluate(self._trainer.model, milestone_folder(self._folder, step))
+            write_json(milestone_folder(self._folder, step) / "costs.json", costs)
+        self._measuring += time.perf_counter() - started
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        elapsed = {"total": time.perf_counter() - self._started, "probing": self.probing}
+        elapsed = {"total": time.perf_counter() - self._started, "probing": self._measuring}
         write_json(Path(args.output_dir, f"checkpoint-{state.global_step}", _CLOCK), elapsed)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.total = time.perf_counter() - self._started
+        self._total = time.perf_counter() - self._started
+
+
+def milestone_folder(folder: Path, step: int) -> Path:
+    """Where an arm keeps the suites it ran on the way, after `step` optimizer steps."""
+    return folder / f"at-{step:06d}"

@@ -30,6 +30,7 @@ class RefreshInfo:
         version, step: pool version, and the optimizer step it was made after.
         seconds: wall-clock of sampling, verification and pairing.
         generated_tokens: completion tokens sampled.
+        prompt_tokens: tokens of their prompts, once per sample.
         competence: share of verified completions that are correct.
         verdicts, exclusions: counts by kind and by reason.
     """
@@ -41,6 +42,7 @@ class RefreshInfo:
     competence: float
     verdicts: dict[str, int]
     exclusions: dict[str, int]
+    prompt_tokens: int = 0
 
 
 class OnPolicySource:
@@ -76,18 +78,20 @@ class OnPolicySource:
         """Sample K completions a problem, verify, pair, store."""
         started = time.perf_counter()
         folder = refresh_folder(self._folder, version)
-        completions = self._sample(model, version)
+        problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
+        completions = self._sample(model, problems, version)
         write_records(folder / "completions.parquet", completions, Completion)
-        verdicts = verify_completions(self._verifier, self._problems, completions, progress=self._progress)
+        verdicts = verify_completions(self._verifier, problems, completions, progress=self._progress)
         write_records(folder / "verdicts.parquet", verdicts, Verdict)
         counts = verdict_counts(verdicts)
-        pairs, exclusions, failure = self._build(completions, verdicts, version)
+        pairs, exclusions, failure = self._build(problems, completions, verdicts, version)
         write_records(folder / "pairs.parquet", pairs, PreferencePair)
         info = RefreshInfo(
             version=version,
             step=step,
             seconds=time.perf_counter() - started,
             generated_tokens=sum(len(c.token_ids) for c in completions),
+            prompt_tokens=sum(len(c.prompt_ids) for c in completions),
             competence=counts["correct"] / max(1, counts["correct"] + counts["wrong"] + counts["unparseable"]),
             verdicts=counts,
             exclusions=exclusions,
@@ -98,11 +102,15 @@ class OnPolicySource:
         return pool_contents(pairs, info)
 
     def _build(
-        self, completions: Sequence[Completion], verdicts: Sequence[Verdict], version: int
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[Completion],
+        verdicts: Sequence[Verdict],
+        version: int,
     ) -> tuple[list[PreferencePair], dict[str, int], EmptyPoolError | None]:
         try:
             build = build_pairs(
-                self._problems,
+                problems,
                 completions,
                 verdicts,
                 settings=self._config.pairs,  # type: ignore[arg-type]
@@ -121,10 +129,10 @@ class OnPolicySource:
         folder = refresh_folder(self._folder, version)
         return pool_contents(read_records(folder / "pairs.parquet", PreferencePair), read_info(folder))
 
-    def _sample(self, model: Any, version: int) -> list[Completion]:
+    def _sample(self, model: Any, problems: Sequence[Problem], version: int) -> list[Completion]:
         settings = self._config.rollouts
         prompts = build_prompts(
-            self._problems,
+            problems,
             self._tokenizer,
             prompt_template=settings.prompt_template,
             system_prompt=settings.system_prompt,
@@ -143,6 +151,14 @@ class OnPolicySource:
             raise DataError(f"problem {problem.id!r} has no reference solution; switch use_reference_solution off")
         ids = self._tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
         return (*ids, self._tokenizer.eos_token_id)
+
+
+def problems_of_pool(problems: Sequence[Problem], count: int | None, version: int) -> list[Problem]:
+    """Return the `count` problems that pool `version` asks: they take turns, and begin again after the last."""
+    if count is None or count >= len(problems):
+        return list(problems)
+    start = version * count
+    return [problems[(start + offset) % len(problems)] for offset in range(count)]
 
 
 def refresh_folder(folder: Path, version: int) -> Path:

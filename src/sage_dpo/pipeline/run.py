@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,19 @@ from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import FixedPairs, RunConfig, dump_config
+from sage_dpo.core.cost import forward_flops
 from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
 from sage_dpo.errors import ConfigError, RunFolderError
 from sage_dpo.evaluation import EvaluationResult, evaluate_policy
 from sage_dpo.pairs.preference_data import load_preference_data, tokenize_preferences
-from sage_dpo.pipeline.arms import load_trained, train_arm, trainer_arguments
+from sage_dpo.pipeline.arms import load_trained, milestone_folder, train_arm, trainer_arguments
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info, refresh_folder
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_problem_source, load_suites
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.records import PreferencePair, Problem
 from sage_dpo.report import write_report
-from sage_dpo.storage import RunFolder, read_records, write_json, write_records
+from sage_dpo.storage import RunFolder, read_json, read_records, write_json, write_records
 from sage_dpo.verification import Verifier
 
 
@@ -141,6 +143,8 @@ class _Run:
             refresh = read_info(folder)
             info |= {"pairs": len(contents.pairs), "exclusions": refresh.exclusions, "verdicts": refresh.verdicts}
             info |= {"generated_tokens": refresh.generated_tokens, "competence": refresh.competence}
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            info["flops"] = forward_flops(refresh.generated_tokens + refresh.prompt_tokens, parameters)
         info["seconds"] = {"first pool": time.perf_counter() - started}
         if any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms):
             info["probe_accuracy"] = self._probe(load_model(self.config.policy))
@@ -159,6 +163,7 @@ class _Run:
             probe=self._probe if config.training.probe_steps else None,
             probe_at_start=self.folder.info("pool-000")["probe_accuracy"],
             competence=self.folder.info("pool-000").get("competence"),
+            evaluate=self._evaluate_suites if self.suites else None,
             progress=self.progress,
         )
         gc.collect()  # a trainer is full of cycles; its weights and optimizer must be gone before the next arm's come
@@ -167,15 +172,19 @@ class _Run:
         return info
 
     def _evaluate(self, arm: str) -> EvaluationResult:
-        settings = self.config.evaluation
-        assert settings is not None
         is_trained = self.config.arms[arm].train
         folder = self.folder.path("arms", arm)
+        model = load_trained(self.config, folder) if is_trained else load_model(self.config.policy)
+        return self._evaluate_suites(model, folder / "evaluation")
+
+    def _evaluate_suites(self, model: Any, folder: Path) -> EvaluationResult:
+        settings = self.config.evaluation
+        assert settings is not None
         return evaluate_policy(
-            lambda: load_trained(self.config, folder) if is_trained else load_model(self.config.policy),
+            lambda: model,
             self.tokenizer,
             self.suites,
-            folder=folder / "evaluation",
+            folder=folder,
             verifier=self.verifier,
             rollouts=self.config.rollouts,
             max_new_tokens=settings.max_new_tokens,
@@ -215,6 +224,7 @@ class _Run:
         arms, intervals = {}, {}
         for arm, settings in self.config.arms.items():
             arms[arm] = self._arm_summary(arm, settings.train, results.get(arm))
+            arms[arm]["at_steps"] = self._milestones(arm) if settings.train else {}
             if arm in results:
                 intervals[arm] = self._intervals(results[arm])
         return {
@@ -225,29 +235,46 @@ class _Run:
             "comparisons": self._comparisons(results),
         }
 
+    def _milestones(self, arm: str) -> dict[str, Any]:
+        """What the arm could do, and had cost, after `evaluation.at_steps`."""
+        steps = self.config.evaluation.at_steps if self.config.evaluation else ()
+        rows = {}
+        for step in sorted(set(steps)):
+            folder = milestone_folder(self.folder.path("arms", arm), step)
+            if (folder / "costs.json").is_file():  # a step beyond the arm's last has none
+                accuracies = {name: read_json(folder / f"{name}.json")["accuracy"] for name in self.suites}
+                costs = self._costs(read_json(folder / "costs.json"))
+                rows[str(step)] = {"average": fmean(accuracies.values()), "suites": accuracies, **costs}
+        return rows
+
+    def _costs(self, trained: Mapping[str, Any]) -> dict[str, Any]:
+        """Tokens, seconds and operations that making the policy cost: first pool, refreshes, scoring, training."""
+        pool = self.folder.info("pool-000")
+        seconds = {**trained["seconds"], "first pool": pool["seconds"]["first pool"]}
+        return {
+            "train_tokens": trained["trained"],
+            "scored_tokens": trained["scored"],
+            "reference_tokens": trained["reference"],
+            "generated_tokens": trained["generated_tokens"] + pool["generated_tokens"],
+            "wall_s": sum(seconds[part] for part in ("first pool", "refresh", "training")),  # not measuring it
+            "wall_breakdown": seconds,
+            "flops": trained["flops"] + pool.get("flops", 0.0),
+            "candidate_pairs": trained["candidate_pairs"],
+            "kept_pairs": trained["trained_pairs"],
+        }
+
     def _arm_summary(self, arm: str, is_trained: bool, result: EvaluationResult | None) -> dict[str, Any]:
         config = self.config.for_arm(arm)
         trained = self.folder.info(f"arms/{arm}/train") if is_trained else {}
-        pool = self.folder.info("pool-000")
-        seconds = {**trained.get("seconds", {})}
-        if is_trained:
-            seconds["first pool"] = pool["seconds"]["first pool"]
+        costs: dict[str, Any] = self._costs(trained) if is_trained else dict(_NO_COSTS, wall_breakdown={})
         if result:
-            seconds["evaluation"] = result.seconds
+            costs["wall_breakdown"]["evaluation"] = result.seconds
         return {
             "average": result.average if result else None,
             "suites": {name: suite.accuracy for name, suite in result.suites.items()} if result else {},
-            "train_tokens": trained.get("trained", 0),
-            "scored_tokens": trained.get("scored", 0),
-            "reference_tokens": trained.get("reference", 0),
-            "generated_tokens": trained.get("generated_tokens", 0) + (pool["generated_tokens"] if is_trained else 0),
-            # What making the policy costs: first pool, refreshes, scoring, training; not measuring it.
-            "wall_s": sum(seconds.get(part, 0.0) for part in ("first pool", "refresh", "training")),
-            "wall_breakdown": seconds,
+            **costs,
             "learning_rate": config.training.learning_rate if is_trained else None,
             "steps": config.training.steps if is_trained else 0,
-            "candidate_pairs": trained.get("candidate_pairs", 0),
-            "kept_pairs": trained.get("trained_pairs", 0),
             "refreshes": trained.get("refreshes", 0),
             "exclusions": trained.get("exclusions", {}),
         }
@@ -287,6 +314,15 @@ class _Run:
     @property
     def _resamples(self) -> int:
         return self.config.evaluation.bootstrap_resamples if self.config.evaluation else 2000
+
+
+_NO_COSTS: dict[str, float] = dict.fromkeys(
+    (
+        "train_tokens", "scored_tokens", "reference_tokens", "generated_tokens", "wall_s", "flops", "candidate_pairs",
+        "kept_pairs",
+    ),
+    0,
+)  # fmt: skip
 
 
 def _by_problem(result: EvaluationResult) -> tuple[np.ndarray, Sequence[str]]:

@@ -49,14 +49,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 def render_page(run: RunData) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("sage_dpo.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # only ever applied to SVG made by figure.to_panel, which escapes its text
+    environment = template_environment()
     environment.globals["number"] = _number
     keys = arm_keys(run.arms)
     scored = sorted((arm for arm in run.arms.values() if arm.scored), key=lambda arm: arm.selector != "sage")
@@ -80,6 +73,19 @@ def render_page(run: RunData) -> str:
         settings=settings_table(run),
         stages=stage_table(run),
     )
+
+
+def template_environment() -> Environment:
+    """Return jinja's environment for the package's templates: escaping on, undefined names are errors."""
+    environment = Environment(
+        loader=PackageLoader("sage_dpo.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = Markup  # only ever applied to SVG made by figure.to_panel, which escapes its text
+    return environment
 
 
 def _present(plots: Sequence[Plot | None]) -> list[Plot]:

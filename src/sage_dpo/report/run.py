@@ -247,7 +247,9 @@ def _finite_scores(scores: Columns) -> tuple[Columns | None, int]:
     """Drop rows whose margin or utility is not finite (an arm that only draws records no scores); count them."""
     finite = np.isfinite(scores["margin"].astype(np.float64)) & np.isfinite(scores["utility"].astype(np.float64))
     dropped = int((~finite).sum())
-    return ({name: column[finite] for name, column in scores.items()} if finite.any() else None), dropped
+    if not finite.any():  # a selector that only draws: there is nothing to leave out
+        return None, 0
+    return {name: column[finite] for name, column in scores.items()}, dropped
 
 
 def read_columns(path: Path, names: Sequence[str], missing: list[str]) -> Columns | None:

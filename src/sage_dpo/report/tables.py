@@ -184,10 +184,11 @@ def format_table(summary: Mapping[str, Any]) -> str:
         cells = (Cell("  95 % interval"), *(Cell(f"{b[0]}-{b[1]}" if b else ABSENT) for b in bounds))
         accuracy = Table(accuracy.caption, accuracy.header, (accuracy.rows[0], cells, *accuracy.rows[1:]))
     tables = [accuracy, cost_table(parsed), comparison_table(parsed)]
-    return "\n".join(_render_plain(table) for table in tables if table.rows or table is accuracy)
+    return "\n".join(render_plain(table) for table in tables if table.rows or table is accuracy)
 
 
-def _render_plain(table: Table) -> str:
+def render_plain(table: Table) -> str:
+    """Return a table as aligned text for a terminal."""
     if not table.rows:
         return f"{table.caption}\n"
     rows = [list(table.header), *([_plain_cell(cell) for cell in row] for row in table.rows)]

@@ -47,4 +47,4 @@ class LowestMarginSelector:
             utility=-margin.numpy(),
             priority=-margin.numpy(),
         )
-        return cut(ranking, keep, strata=strata, settings=self.settings)
+        return cut(ranking, keep, strata=strata, settings=self.settings, rng=rng)

@@ -75,13 +75,27 @@ def compute_informativeness(scores: CandidateScores, settings: SelectorSettings)
     return pair_informativeness(*columns, length_normalized=settings.length_normalized)
 
 
-def cut(ranking: Ranking, keep: int, *, strata: NDArray[np.int8] | None, settings: SelectorSettings) -> Selection:
+def cut(
+    ranking: Ranking,
+    keep: int,
+    *,
+    strata: NDArray[np.int8] | None,
+    settings: SelectorSettings,
+    rng: np.random.Generator,
+) -> Selection:
     """Apply the boundary filter, then keep the candidates of highest priority, within strata or globally.
 
-    Equal priorities go to the lower margin, then to the lower index.
+    Equal priorities go to the lower margin, then to the lower index. With `settings.random_share` that part of the
+    places is filled at random from the rest.
     """
     admitted, refilled = admit_by_boundary(ranking.margin, settings.boundary_width, keep)
     rows = np.flatnonzero(admitted)
     codes = None if strata is None or settings.cut == "global" else strata[rows]
-    kept = rows[select_top(ranking.priority[rows], keep, strata=codes, tie_break=ranking.margin[rows])]
+    at_random = int(settings.random_share * keep + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    best = select_top(ranking.priority[rows], keep - at_random, strata=codes, tie_break=ranking.margin[rows])
+    if at_random:
+        rest = np.setdiff1d(np.arange(rows.size), best)
+        drawn = select_top(rng.random(rest.size), at_random, strata=None if codes is None else codes[rest])
+        best = np.sort(np.concatenate([best, rest[drawn]]))
+    kept = rows[best]
     return Selection(kept=kept, ranking=ranking, filtered=int((~admitted).sum()), refilled=refilled)

@@ -43,20 +43,22 @@ class SageSelector:
         check_request(scores, count=count, keep=keep, strata=strata)
         if scores is None:
             raise ValueError("selector 'sage' got no scores; score the candidates first (needs_scores)")
-        return cut(self.rank(scores), keep, strata=strata, settings=self.settings)
+        return cut(self.rank(scores), keep, strata=strata, settings=self.settings, rng=rng)
 
     def rank(self, scores: CandidateScores) -> Ranking:
         """Return margin, signal, curvature, informativeness (1 when switched off) and utility of each candidate."""
         margin = compute_margin(scores, self.settings)
         informativeness = compute_informativeness(scores, self.settings) if self.needs_informativeness else None
+        noise = {"label_noise": self.settings.label_noise, "label_confidence": self.settings.label_confidence}
         switches: dict[str, Any] = {
             "damping": self.settings.damping,
             "use_gradient_signal": self.settings.use_gradient_signal,
             "use_curvature": self.settings.use_curvature,
+            **noise,
         }
         return Ranking(
             margin=margin.numpy(),
-            gradient_signal=gradient_signal(margin).numpy(),
+            gradient_signal=gradient_signal(margin, **noise).numpy(),
             curvature=curvature(margin).numpy(),
             informativeness=(torch.ones_like(margin) if informativeness is None else informativeness).numpy(),
             utility=sage_utility(margin, informativeness, **switches).numpy(),

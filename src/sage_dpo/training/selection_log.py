@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,8 @@ def selection_metrics(draw: Draw, selection: Selection, counts: TokenCounts) -> 
 def candidate_records(
     columns: dict[str, list[Any]], draw: Draw, selection: Selection, *, step: int, pool_version: int
 ) -> list[PairScore]:
-    """Return one record per candidate; none if the selector computed no scores."""
+    """Return one record per candidate; its numbers are NaN if the selector computed no scores."""
     ranking = selection.ranking
-    if ranking is None:
-        return []
     is_kept = _mask(draw, selection)
     return [
         PairScore(
@@ -54,7 +53,7 @@ def candidate_records(
             stratum="" if draw.strata is None else str(STRATA[draw.strata[row]]),
             is_kept=bool(is_kept[row]),
             pool_version=pool_version,
-            **{name: float(getattr(ranking, name)[row]) for name in _NUMBERS},
+            **{name: math.nan if ranking is None else float(getattr(ranking, name)[row]) for name in _NUMBERS},
         )
         for row, index in enumerate(draw.indices)
     ]

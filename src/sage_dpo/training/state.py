@@ -8,6 +8,7 @@ checkpoint-<step>/sage_reference.npz         reference log-probabilities
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,11 @@ def load_state(folder: str | Path, *, settings: dict[str, Any]) -> SageState:
     return SageState(success_rates=rates, **values)
 
 
-def last_complete_checkpoint(folder: str | Path) -> Path | None:
+def last_complete_checkpoint(folder: str | Path, *, also: Sequence[str] = ()) -> Path | None:
     """Return the newest checkpoint that was written to its end, or `None`.
 
-    transformers writes `trainer_state.json` last and not atomically, so it must be there and be whole.
+    transformers writes `trainer_state.json` last and not atomically, so it must be there and be whole. Callbacks write
+    after it: `also` names the files of theirs that must be there.
     """
 
     def is_complete(path: Path) -> bool:
@@ -106,7 +108,7 @@ def last_complete_checkpoint(folder: str | Path) -> Path | None:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return (path / _STATE).is_file()
+        return all((path / name).is_file() for name in (_STATE, *also))
 
     checkpoints = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
     return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)

@@ -14,6 +14,7 @@ from sage_dpo.core.statistics import (
     mean_at_k,
     paired_difference_interval,
     pass_at_k,
+    seed_interval,
 )
 
 
@@ -83,6 +84,56 @@ def test_swapping_the_arms_mirrors_the_difference() -> None:
     forward, backward = (paired_difference_interval(*x, seed=0) for x in ((a, b), (b, a)))
     assert forward.low == pytest.approx(-backward.high)
     assert forward.high == pytest.approx(-backward.low)
+
+
+def test_seed_interval_of_two_by_hand() -> None:
+    # mean 2, s = sqrt(2), s / sqrt(2) = 1, t(1) at 97.5 % = 12.7062
+    interval = seed_interval([1.0, 3.0])
+    assert interval.estimate == 2.0
+    assert interval.high - 2.0 == pytest.approx(12.7062, abs=1e-4)
+    assert 2.0 - interval.low == pytest.approx(12.7062, abs=1e-4)
+
+
+def test_seed_interval_of_five_by_hand() -> None:
+    # 1..5: mean 3, s^2 = 10 / 4, s / sqrt(5) = sqrt(1/2), t(4) at 97.5 % = 2.77645
+    interval = seed_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert interval.estimate == 3.0
+    assert interval.high - 3.0 == pytest.approx(2.77645 * 0.5**0.5, abs=1e-5)
+
+
+def test_seed_interval_at_another_confidence() -> None:
+    # t(1) is the Cauchy distribution: its 75 % quantile is 1
+    assert seed_interval([1.0, 3.0], confidence=0.5).high == pytest.approx(3.0)
+
+
+def test_seed_interval_covers_a_known_mean_at_its_confidence() -> None:
+    rng = np.random.default_rng(9)
+    hits = 0
+    for _ in range(2000):
+        interval = seed_interval(rng.normal(0.7, 0.2, size=3))
+        hits += interval.low <= 0.7 <= interval.high
+    assert 0.935 <= hits / 2000 <= 0.965  # nominal 0.95, standard error 0.005; the normal quantile would give 0.81
+
+
+def test_one_seed_has_no_interval() -> None:
+    interval = seed_interval([0.4])
+    assert (interval.low, interval.estimate, interval.high) == (-np.inf, 0.4, np.inf)
+
+
+def test_equal_seeds_have_an_interval_of_no_width() -> None:
+    assert seed_interval([0.5, 0.5, 0.5]) == seed_interval([0.5, 0.5])
+
+
+@pytest.mark.parametrize("values", [[], [0.1, np.nan], [np.inf], [[0.1, 0.2]]])
+def test_seeds_without_a_finite_value_each_are_rejected(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"expected \[n\] finite numbers"):
+        seed_interval(values)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_seed_confidence_out_of_range_is_rejected(confidence: float) -> None:
+    with pytest.raises(ValueError, match=f"confidence is {confidence}"):
+        seed_interval([0.1, 0.2], confidence=confidence)
 
 
 def test_gradient_snr_by_hand() -> None:

@@ -12,6 +12,7 @@ from sage_dpo.core.margins import confidence_margin, dpo_loss
 from sage_dpo.core.utility import (
     curvature,
     gradient_signal,
+    log_gradient_signal,
     log_sage_utility,
     pair_informativeness,
     response_informativeness,
@@ -39,6 +40,91 @@ def test_signal_and_curvature_are_the_derivatives_of_the_dpo_loss() -> None:
     (second,) = torch.autograd.grad(first.sum(), margin)
     torch.testing.assert_close(gradient_signal(margin), -first)
     torch.testing.assert_close(curvature(margin), second)
+
+
+def test_log_signal_without_noise_is_the_log_of_sigma_of_minus_m() -> None:
+    margin = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    torch.testing.assert_close(log_gradient_signal(margin, label_noise=0.0), torch.sigmoid(-margin).log())
+
+
+def test_noisy_signal_by_hand() -> None:
+    # m = log 3: sigma = 3/4. epsilon = 1/4: Z = 3/4 * 3/4 + 1/4 * 1/4 = 5/8; (1 - 1/2) * 3/16 / (5/8) = 3/20
+    # m = -log 3: Z = 3/4 * 1/4 + 1/4 * 3/4 = 3/8; (3/32) / (3/8) = 1/4
+    margin = tensor(math.log(3), -math.log(3))
+    assert gradient_signal(margin, label_noise=1 / 4).tolist() == pytest.approx([3 / 20, 1 / 4])
+
+
+@given(st.floats(-20, 20), st.floats(1e-6, 0.499))
+def test_noisy_signal_is_the_expectation_over_the_label(margin: float, noise: float) -> None:
+    right, wrong = torch.sigmoid(tensor(margin)), torch.sigmoid(tensor(-margin))
+    label_is_right = (1 - noise) * right / ((1 - noise) * right + noise * wrong)
+    expected = label_is_right * wrong - (1 - label_is_right) * right
+    torch.testing.assert_close(gradient_signal(tensor(margin), label_noise=noise), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_noisy_signal_approaches_the_clean_one() -> None:
+    margin = torch.linspace(-5, 5, 21, dtype=torch.float64)
+    torch.testing.assert_close(gradient_signal(margin, label_noise=1e-12), gradient_signal(margin))
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.3, 0.45])
+def test_noisy_signal_is_largest_at_half_the_log_odds_of_noise(noise: float) -> None:
+    peak = math.log(noise / (1 - noise)) / 2
+    margin = (peak + torch.linspace(-4, 4, 81, dtype=torch.float64)).requires_grad_()
+    logs = log_gradient_signal(margin, label_noise=noise)
+    assert int(logs.argmax()) == 40
+    assert (logs.diff()[:40] > 0).all()
+    assert (logs.diff()[40:] < 0).all()
+    (slope,) = torch.autograd.grad(logs[40], margin)
+    assert float(slope[40]) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("noise", [1e-12, 0.2, 0.4999])
+def test_noisy_log_signal_and_its_gradient_are_finite_at_extremes(noise: float) -> None:
+    margin = EXTREMES.clone().requires_grad_()
+    logs = log_gradient_signal(margin, label_noise=noise)
+    logs.sum().backward()
+    assert torch.isfinite(logs).all()
+    assert margin.grad is not None
+    assert torch.isfinite(margin.grad).all()
+
+
+@pytest.mark.parametrize("noise", [-0.01, 0.5, 1.0, math.nan])
+def test_label_noise_out_of_range_is_rejected(noise: float) -> None:
+    with pytest.raises(ValueError, match=r"expected 0 <= label_noise < 0\.5"):
+        log_gradient_signal(tensor(0.0), label_noise=noise)
+
+
+def test_surer_belief_by_hand() -> None:
+    # kappa = 2, epsilon = 1/4, m = log 3: odds of the label 3^2 * 3 = 27, t = 27/28; t - sigma(m) = 27/28 - 3/4 = 3/14
+    signal = gradient_signal(tensor(math.log(3)), label_noise=1 / 4, label_confidence=2.0)
+    assert signal.tolist() == pytest.approx([3 / 14])
+
+
+def test_where_the_label_is_likelier_wrong_than_the_policy_the_signal_is_nothing() -> None:
+    # kappa = 2, epsilon = 1/4: below m = -log 3. At -log 9: t = 3/81 / (1 + 3/81) = 1/28 < sigma(m) = 1/10
+    margin = tensor(-math.log(9), -math.log(3) - 1e-3, -math.log(3) + 1e-3)
+    signal = gradient_signal(margin, label_noise=1 / 4, label_confidence=2.0)
+    assert signal[:2].tolist() == [0.0, 0.0]
+    assert signal[2] > 0
+
+
+def test_pairs_whose_label_is_likelier_wrong_come_last_least_negative_first() -> None:
+    margin = tensor(-2.0, -1.5, -1.2, -1.0, 3.0)  # t - sigma(m) is negative for the first three, least for -1.2
+    logs = log_gradient_signal(margin, label_noise=1 / 4, label_confidence=2.0)
+    assert logs[:3].max() < logs[3:].min()
+    assert logs[2] > logs[1] > logs[0]
+
+
+@pytest.mark.parametrize("confidence", [1.0, 3.0])
+def test_surer_belief_is_finite_at_extremes(confidence: float) -> None:
+    assert torch.isfinite(log_gradient_signal(EXTREMES, label_noise=0.2, label_confidence=confidence)).all()
+
+
+@pytest.mark.parametrize("confidence", [0.99, -1.0, math.nan])
+def test_label_confidence_below_one_is_rejected(confidence: float) -> None:
+    with pytest.raises(ValueError, match="label_confidence >= 1"):
+        log_gradient_signal(tensor(0.0), label_noise=0.1, label_confidence=confidence)
 
 
 def test_token_informativeness_by_hand() -> None:
@@ -132,6 +218,41 @@ def test_undamped_utility_is_exp_of_minus_the_margin() -> None:
     torch.testing.assert_close(sage_utility(margin, informativeness, damping=0.0), torch.exp(-margin))
     tiny = log_sage_utility(margin, informativeness + 0.1, damping=1e-30)
     torch.testing.assert_close(tiny, -margin, rtol=0, atol=1e-9)  # and so is the limit of small damping
+
+
+def test_noisy_utility_by_hand() -> None:
+    # m = -log 3, epsilon = 1/4: g = 1/4, h = 3/16. J = 2, lambda = 1/8: (1/16 * 2) / (3/16 * 2 + 1/8) = 1/4
+    # lambda = 0: g^2 / h = (1/16) / (3/16) = 1/3
+    margin, informativeness = tensor(-math.log(3)), tensor(2.0)
+    assert sage_utility(margin, informativeness, damping=1 / 8, label_noise=1 / 4).tolist() == pytest.approx([1 / 4])
+    assert sage_utility(margin, informativeness, damping=0.0, label_noise=1 / 4).tolist() == pytest.approx([1 / 3])
+
+
+def test_undamped_noisy_utility_is_the_limit_of_small_damping() -> None:
+    margin = torch.linspace(-20, 20, 41, dtype=torch.float64)
+    undamped, tiny = (log_sage_utility(margin, None, damping=d, label_noise=0.1) for d in (0.0, 1e-30))
+    torch.testing.assert_close(undamped, tiny, rtol=0, atol=1e-9)
+
+
+def test_noise_does_not_matter_where_the_gradient_signal_is_off() -> None:
+    margin = tensor(-2.0, 0.3, 4.0)
+    for damping in (0.0, 0.5):
+        clean, noisy = (
+            log_sage_utility(margin, None, damping=damping, use_gradient_signal=False, label_noise=e) for e in (0, 0.2)
+        )
+        torch.testing.assert_close(clean, noisy)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_noisy_log_utility_is_finite_at_extremes(damping: float) -> None:
+    logs = log_sage_utility(EXTREMES, torch.ones_like(EXTREMES), damping=damping, label_noise=0.2)
+    assert torch.isfinite(logs).all()
+
+
+def test_with_noise_the_most_contradicted_pair_is_not_the_best() -> None:
+    clean, noisy = (log_sage_utility(tensor(-30.0, -1.0), None, damping=0.1, label_noise=e) for e in (0.0, 0.1))
+    assert clean[0] > clean[1]
+    assert noisy[0] < noisy[1]
 
 
 @given(

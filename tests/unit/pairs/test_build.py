@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sage_dpo.config import OnPolicyPairs
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs import PairBuild, build_pairs
+from sage_dpo.pairs.build import flip
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict, VerdictKind
 
 EOS = 9
@@ -184,6 +185,67 @@ def test_reference_solution_serves_where_no_sample_is_correct() -> None:
 def test_no_pair_at_all_is_an_error_that_says_why(rows: dict[str, str], message: str) -> None:
     with pytest.raises(EmptyPoolError, match=message):
         build(rows)
+
+
+def flipped(clean: PairBuild, noisy: PairBuild) -> list[str]:
+    """Ids of the pairs that are swapped in `noisy`; all others must be equal."""
+    assert [pair.id for pair in noisy.pairs] == [pair.id for pair in clean.pairs]
+    changed = [(a, b) for a, b in zip(clean.pairs, noisy.pairs, strict=True) if a != b]
+    assert all(b == flip(a) for a, b in changed)
+    return [a.id for a, _ in changed]
+
+
+def noisy(rows: dict[str, str], fraction: float, **arguments: Any) -> PairBuild:
+    return build(rows, settings={"flip_fraction": fraction}, **arguments)
+
+
+def test_a_flipped_pair_has_everything_swapped_and_its_provenance_kept() -> None:
+    (clean,), (pair,) = build({"a": "cww"}, bound=1).pairs, noisy({"a": "cww"}, 1.0, bound=1).pairs
+    assert (pair.chosen_ids, pair.rejected_ids) == (clean.rejected_ids, clean.chosen_ids)
+    assert (pair.chosen, pair.rejected) == (clean.rejected, clean.chosen)
+    assert (pair.chosen_sample, pair.rejected_sample) == (clean.rejected_sample, clean.chosen_sample)
+    for name in ("id", "problem_id", "prompt_ids", "prompt", "success_rate", "policy_version"):
+        assert getattr(pair, name) == getattr(clean, name)
+
+
+def test_a_pair_flipped_twice_is_itself() -> None:
+    (pair,) = build({"a": "cw"}).pairs
+    assert flip(flip(pair)) == pair != flip(pair)
+
+
+def test_about_the_requested_fraction_is_flipped() -> None:
+    rows = {str(i): "ccccwwww" for i in range(250)}  # 4000 pairs: standard error of 0.2 is 0.0063
+    assert len(flipped(build(rows), noisy(rows, 0.2))) / 4000 == pytest.approx(0.2, abs=0.02)
+
+
+def test_flip_fraction_of_zero_and_one() -> None:
+    rows = {"a": "cccwww", "b": "cw"}
+    assert flipped(build(rows), noisy(rows, 0.0)) == []
+    assert len(flipped(build(rows), noisy(rows, 1.0))) == 10
+
+
+def test_flips_are_a_function_of_seed_version_and_pair_alone() -> None:
+    rows = {"a": "ccccwwww", "b": "ccccwwww"}
+    both = noisy(rows, 0.5).pairs
+    assert noisy(rows, 0.5).pairs == both
+    assert noisy({"b": rows["b"]}, 0.5).pairs == [pair for pair in both if pair.problem_id == "b"]
+    hits = [
+        {name.split("/")[2] for name in flipped(build(rows, **where), noisy(rows, 0.5, **where))}
+        for where in ({}, {"seed": 1}, {"policy_version": 1})
+    ]
+    assert hits[0] != hits[1] != hits[2] != hits[0]
+
+
+def test_a_larger_fraction_flips_the_same_pairs_and_more() -> None:
+    rows = {str(i): "ccww" for i in range(20)}
+    few, many = (set(flipped(build(rows), noisy(rows, fraction))) for fraction in (0.1, 0.4))
+    assert few < many
+
+
+def test_totals_and_exclusions_do_not_know_of_flips() -> None:
+    rows = {"a": "ccw", "b": "ww"}
+    clean, other = build(rows), noisy(rows, 1.0)
+    assert (clean.counts, clean.totals) == (other.counts, other.totals)
 
 
 def test_inconsistent_records_are_refused() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sage_dpo.config import RunConfig, dump_config, validate
+from sage_dpo.config import RunConfig, SelectorSettings, dump_config, validate
 from sage_dpo.core.strata import STRATA, assign_strata
 from sage_dpo.core.utility import curvature, gradient_signal, sage_utility
 from sage_dpo.records import (
@@ -202,7 +202,8 @@ def _score(
     margins = torch.from_numpy(rng.normal(1.6 * (rates - 0.45) + 0.2 * version, 0.7))
     spread = torch.from_numpy(rng.gamma(6.0, 0.05, CANDIDATES)) + 0.25 * torch.exp(-(margins**2))
     informativeness = spread if selector == "sage" else torch.ones_like(margins)
-    utility = sage_utility(margins, informativeness, damping=0.1) if selector == "sage" else -margins
+    damping = SelectorSettings().damping
+    utility = sage_utility(margins, informativeness, damping=damping) if selector == "sage" else -margins
     kept = set(torch.argsort(utility, descending=True)[: CANDIDATES // 2].tolist())
     columns = (margins, gradient_signal(margins), curvature(margins), informativeness, utility)
     strata = [str(STRATA[code]) for code in assign_strata(rates)]

@@ -236,6 +236,18 @@ def test_non_finite_scores_are_left_out_and_counted(copy: Path) -> None:
     assert "nan" not in Text(rewrite(copy)).text.lower().split()
 
 
+def test_candidates_logged_without_scores_are_not_drawn(copy: Path) -> None:
+    """Plain and random selection log which pairs they kept, with NaN for every number."""
+    nan = dict.fromkeys(("margin", "gradient_signal", "curvature", "informativeness", "utility"), float("nan"))
+    for scored in (copy / "arms" / "sage").glob("refresh-*/scores.parquet"):
+        rows = [replace(score, **nan) for score in read_records(scored, PairScore)]
+        write_records(copy / "arms" / "dpo_full" / scored.parent.name / "scores.parquet", rows, PairScore)
+    assert all(refresh.scores is None for refresh in read_run(copy).arms["dpo_full"].refreshes)
+    text = Text(rewrite(copy)).text
+    assert "plain and random selection score nothing): dpo_full" in text
+    assert "nan" not in text.lower().split()
+
+
 def test_long_run_is_thinned_to_a_small_page_and_says_so(copy: Path) -> None:
     path = copy / "arms" / "sage" / "refresh-002" / "scores.parquet"
     write_records(path, read_records(path, PairScore) * 60, PairScore)

@@ -1,0 +1,127 @@
+"""A study -> its runs: one recipe for each (condition, seed), with all arms that are compared in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_dpo.config import ArmSettings, FixedPairs, GymProblems, RunConfig, dump_config, load_config, validate
+from sage_dpo.errors import ConfigError
+from sage_dpo.studies.config import Condition, StudyConfig, Sweep
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Attributes:
+        condition, seed: which one.
+        config: its recipe, complete.
+        arms: for every arm of the recipe, the arm it stems from and the value swept, or `None`.
+    """
+
+    condition: Condition
+    seed: int
+    config: RunConfig
+    arms: dict[str, tuple[str, float | None]]
+
+    @property
+    def id(self) -> str:
+        """Folder of the run within the study's."""
+        return f"{self.condition.name}/seed-{self.seed}"
+
+
+def expand(study: StudyConfig, recipe: Path) -> list[StudyRun]:
+    """Return the runs, seed by seed, so that an interrupted study has whole seeds.
+
+    Args:
+        study: validated.
+        recipe: the file `study.recipe` names.
+
+    Raises:
+        ConfigError: an override or an arm is not valid in the recipe, or an arm to compare is in no run.
+    """
+    runs = [_run(study, recipe, condition, seed) for seed in study.seeds for condition in study.conditions]
+    _check_comparisons(study, runs)
+    _check_analyses(study, runs)
+    return runs
+
+
+def _check_comparisons(study: StudyConfig, runs: list[StudyRun]) -> None:
+    """Raise on an outcome that no run will have, before any runs."""
+    steps: dict[str, set[int]] = {}
+    for run in runs:
+        for arm in run.arms:
+            own = run.config.for_arm(arm).training.steps if run.config.arms[arm].train else 0
+            on_the_way = run.config.evaluation.at_steps if run.config.evaluation else []
+            evaluated = {own, *(step for step in on_the_way if step < own)} if own else set()
+            for label in (arm, f"{run.condition.name}/{arm}"):
+                steps[label] = steps.get(label, evaluated) & evaluated  # `arm` means it in every condition that has it
+    for name, roles in study.comparisons.items():
+        for label in roles.values():
+            arm, _, step = label.partition(":")
+            if arm not in steps:
+                known = ", ".join(sorted(label for label in steps if "/" not in label))
+                raise ConfigError(f"comparison {name!r}: arm {arm!r} is in no run; known arms: {known}")
+            if step and (not step.isdigit() or int(step) not in steps[arm]):
+                raise ConfigError(
+                    f"comparison {name!r}: {label!r} will not be evaluated, {arm!r} is at steps {sorted(steps[arm])}; "
+                    f"add the step to evaluation.at_steps"
+                )
+        if any(run.config.evaluation is None for run in runs):
+            raise ConfigError(f"comparison {name!r} needs the suites, but the recipe's evaluation is switched off")
+
+
+def _check_analyses(study: StudyConfig, runs: list[StudyRun]) -> None:
+    """Raise on an analysis whose measurements no run will take."""
+    for run in runs:
+        trained = [arm for arm in run.arms if run.config.arms[arm].train]
+        if {"time_to_quality", "gradient_noise"} & set(study.analyses) and study.reference not in trained:
+            raise ConfigError(
+                f"study {study.name!r}: reference is {study.reference!r}, expected a trained arm of condition "
+                f"{run.condition.name!r}: {', '.join(trained)}"
+            )
+        is_probed = all(run.config.for_arm(arm).training.probe_steps for arm in trained)
+        if {"time_to_quality", "tuning"} & set(study.analyses) and not is_probed:
+            raise ConfigError(f"study {study.name!r}: time_to_quality and tuning need training.probe_steps > 0")
+        is_gym = isinstance(run.config.problems, GymProblems) and not isinstance(run.config.pairs, FixedPairs)
+        if "selection_quality" in study.analyses and not is_gym:
+            raise ConfigError(f"study {study.name!r}: selection_quality needs gym problems and on-policy pairs")
+    if "tuning" in study.analyses and study.sweep is None:
+        raise ConfigError(f"study {study.name!r}: tuning needs a sweep")
+
+
+def _run(study: StudyConfig, recipe: Path, condition: Condition, seed: int) -> StudyRun:
+    overrides = {**study.set, **condition.set, "name": f"{study.name}-{condition.name}-{seed}", "seed": seed}
+    base = load_config(recipe, overrides)
+    arms: dict[str, ArmSettings | None] = {**base.arms, **study.arms}
+    present = {name: arm for name, arm in arms.items() if arm is not None}
+    wanted = list(present) if condition.arms is None else condition.arms
+    unknown = sorted({*wanted, *(study.sweep.arms if study.sweep else ())} - set(present))
+    if unknown:
+        raise ConfigError(f"study {study.name!r} names the arms {unknown}; known arms: {', '.join(present)}")
+    final: dict[str, ArmSettings] = {}
+    origin: dict[str, tuple[str, float | None]] = {}
+    for name in wanted:
+        values: list[float] | list[None] = study.sweep.values if study.sweep and name in study.sweep.arms else [None]
+        for value in values:
+            full = name if value is None else f"{name}@{value:g}"
+            final[full] = present[name] if value is None else _swept(present[name], study.sweep, value)
+            origin[full] = (name, value)
+    document = {**base.model_dump(mode="json"), "arms": {name: arm.model_dump() for name, arm in final.items()}}
+    return StudyRun(condition, seed, validate(RunConfig, document, where=f"study {study.name}"), origin)
+
+
+def _swept(arm: ArmSettings, sweep: Sweep | None, value: float) -> ArmSettings:
+    assert sweep is not None
+    section, key = sweep.key.split(".")
+    number = int(value) if float(value).is_integer() and "steps" in key else value
+    merged: Mapping[str, Any] = {**getattr(arm, section), key: number}
+    return arm.model_copy(update={section: dict(merged)})
+
+
+def recipe_text(run: StudyRun) -> str:
+    """Return the run's recipe as YAML; `sage-dpo run` of it is the run."""
+    return dump_config(run.config)

@@ -1,0 +1,140 @@
+"""One study from file to results: run what is missing, read everything back, write JSON, table, plots and page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sage_dpo.config import validate
+from sage_dpo.core.statistics import seed_interval
+from sage_dpo.errors import DataError
+from sage_dpo.report.study import write_study_report
+from sage_dpo.storage import read_json, write_json
+from sage_dpo.studies.analyses import kept_by_cause, selection_quality, time_to_quality, tuning
+from sage_dpo.studies.comparisons import arm_values, as_dict, compare
+from sage_dpo.studies.config import StudyConfig, load_study
+from sage_dpo.studies.execute import execute
+from sage_dpo.studies.gradient_noise import gradient_noise
+from sage_dpo.studies.grid import StudyRun, expand
+from sage_dpo.studies.outcomes import COSTS, ArmOutcome, read_outcomes
+
+
+def run_study(
+    path: Path,
+    *,
+    output: Path | None = None,
+    workers: int = 1,
+    seeds: Sequence[int] | None = None,
+    report_only: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Run a study, continuing an interrupted one, and write `results.json`, `table.md` and `index.html`.
+
+    Args:
+        path: the study file.
+        output: the study's folder; default `runs/studies/<name>`.
+        workers: runs at a time.
+        seeds: instead of the study's own.
+        report_only: run nothing; tell what the complete seeds say.
+        progress: show a progress bar.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        SageError: with the remedy in the message.
+    """
+    study = load_study(path)
+    if seeds is not None:
+        study = validate(StudyConfig, {**study.model_dump(), "seeds": list(seeds)}, where=f"study {study.name}")
+    root = output or Path("runs") / "studies" / study.name
+    runs = expand(study, path.parent / study.recipe)
+    if not report_only:
+        execute(runs, root, workers=workers, progress=progress)
+    return write_results(study, runs, root, source=path)
+
+
+def write_results(study: StudyConfig, runs: Sequence[StudyRun], root: Path, *, source: Path) -> Path:
+    """Write what the complete runs of a study say; seeds of which a run is missing are left out."""
+    outcomes = read_outcomes(runs, root)
+    done = {(o.condition, o.seed) for o in outcomes}
+    seeds = [seed for seed in study.seeds if all((c.name, seed) in done for c in study.conditions)]
+    if not seeds:
+        raise DataError(f"no seed of study {study.name!r} is complete in {root}; run it again without --report-only")
+    rows = [
+        {
+            "condition": condition.name,
+            "x": condition.x,
+            **_condition(
+                study, runs, [o for o in outcomes if o.condition == condition.name and o.seed in seeds], seeds
+            ),
+            "comparisons": compare(study, outcomes, seeds, condition.name),
+        }
+        for condition in study.conditions
+    ]
+    first, *others = rows
+    sweep = study.sweep
+    result = {
+        "study": study.name,
+        "title": study.title,
+        "command": f"sage-dpo study {source}",
+        "versions": read_json(outcomes[0].folder.parents[1] / "manifest.json")["versions"],
+        "axis": sweep.label or sweep.key if sweep else study.axis,
+        **first,
+        "conditions": others,
+    }
+    write_json(root / "results.json", result)
+    write_study_report(root)
+    return root
+
+
+def _condition(
+    study: StudyConfig, runs: Sequence[StudyRun], outcomes: Sequence[ArmOutcome], seeds: Sequence[int]
+) -> dict[str, Any]:
+    configs = {run.seed: run.config for run in runs if outcomes and run.condition.name == outcomes[0].condition}
+    config = configs[seeds[0]]
+    arms = arm_values(outcomes, seeds)
+    for outcome in (o for o in outcomes if o.seed == seeds[0]):
+        own = config.for_arm(outcome.arm)
+        arms[outcome.arm] |= {
+            "origin": outcome.origin,
+            "value": outcome.value,
+            "learning_rate": own.training.learning_rate if config.arms[outcome.arm].train else None,
+            "steps": max(outcome.at_steps, default=0),
+            "at_steps": {
+                str(step): {
+                    key: [o.at_steps[step][key] for o in outcomes if o.arm == outcome.arm]
+                    for key in ("average", *COSTS)
+                }
+                for step in outcome.at_steps
+            },
+            "probe": _curve([o for o in outcomes if o.arm == outcome.arm]),
+        }
+    result: dict[str, Any] = {
+        "policy": config.policy.path,
+        "seeds": list(seeds),
+        "arms": arms,
+    }
+    if "time_to_quality" in study.analyses:
+        result["time_to_quality"] = time_to_quality(study, outcomes, seeds)
+    if "tuning" in study.analyses:
+        result["tuning"] = tuning(outcomes)
+    if "selection_quality" in study.analyses:
+        result["selection_quality"] = selection_quality(outcomes)
+        result["kept_by_cause"] = kept_by_cause(outcomes)
+    if "gradient_noise" in study.analyses:
+        result["gradient_noise"] = gradient_noise(outcomes, {s: configs[s] for s in seeds}, study.reference)
+    return result
+
+
+def _curve(outcomes: Sequence[ArmOutcome]) -> list[dict[str, float | None]]:
+    """Probe accuracy by step, mean over seeds with its interval; empty if it was not measured."""
+    series = [outcome.series("probe/accuracy") for outcome in outcomes]
+    if not series or not series[0][0].size:
+        return []
+    steps = series[0][0]
+    columns = zip(*(accuracy for _, accuracy in series), strict=True)
+    return [
+        {"step": float(step), **as_dict(seed_interval(values))} for step, values in zip(steps, columns, strict=True)
+    ]

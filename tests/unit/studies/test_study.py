@@ -1,0 +1,96 @@
+"""What a study tells while some of its runs are missing. The run folders are made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sage_dpo.errors import DataError
+from sage_dpo.storage import read_json, write_json
+from sage_dpo.studies import study
+from sage_dpo.studies.outcomes import COSTS
+from sage_dpo.studies.study import run_study
+
+RECIPE = {
+    "name": "recipe",
+    "problems": {"kind": "gym", "count": 24},
+    "training": {"steps": 4},
+    "arms": {"vanilla": {"train": False}, "sage": {}},
+}
+STUDY = {
+    "name": "s",
+    "title": "A study",
+    "recipe": "recipe.yaml",
+    "seeds": [1, 2],
+    "set": {"evaluation.at_steps": [2]},
+    "conditions": [{"name": "a"}, {"name": "b"}],
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a run was started")
+
+    monkeypatch.setattr(study, "execute", never)
+    for name, values in (("recipe", RECIPE), ("study", STUDY)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return tmp_path / "study.yaml"
+
+
+def complete(path: Path, condition: str, seed: int) -> None:
+    """Leave what a run leaves, with accuracy and costs from its seed: 0.1 times it, and 10 times as much."""
+    row = {"average": 0.1 * seed, "suites": {"short": 0.1 * seed}, **dict.fromkeys(COSTS, 10.0 * seed)}
+    half = {"average": 0.05 * seed, "suites": {"short": 0.05 * seed}, **dict.fromkeys(COSTS, 5.0 * seed)}
+    arms = {"vanilla": {**row, "steps": 0, "at_steps": {}}, "sage": {**row, "steps": 4, "at_steps": {"2": half}}}
+    folder = path.parent / "out" / condition / f"seed-{seed}"
+    pool = {"info": {"seconds": {"first pool": 3.0}, "flops": 7.0}}
+    write_json(folder / "summary.json", {"arms": arms})
+    write_json(folder / "manifest.json", {"versions": {"sage-dpo": str(seed)}, "stages": {"pool-000": pool}})
+
+
+def told(path: Path) -> dict[str, Any]:
+    return read_json(run_study(path, output=path.parent / "out", report_only=True, progress=False) / "results.json")
+
+
+def test_only_complete_seeds_are_told(path: Path) -> None:
+    for condition, seed in (("b", 1), ("a", 2), ("b", 2)):
+        complete(path, condition, seed)
+    result = told(path)
+    assert result["seeds"] == [2]
+    assert result["arms"]["sage"]["average"] == [0.2]
+    assert [row["arms"]["sage"]["average"] for row in result["conditions"]] == [[0.2]]
+    assert result["comparisons"]["final"]["sage_minus_vanilla"]["values"] == [0.0]
+
+
+def test_all_seeds_are_told_in_the_order_of_the_study(path: Path) -> None:
+    for condition, seed in (("b", 2), ("a", 2), ("a", 1), ("b", 1)):
+        complete(path, condition, seed)
+    result = told(path)
+    assert result["seeds"] == [1, 2]
+    assert result["arms"]["sage"]["flops"] == [10.0, 20.0]
+
+
+def test_steps_on_the_way_have_accuracy_and_costs(path: Path) -> None:
+    for condition in ("a", "b"):
+        complete(path, condition, 1)
+    arms = told(path)["arms"]
+    assert arms["sage"]["at_steps"] == {
+        "2": {"average": [0.05], **{cost: [5.0] for cost in COSTS}},
+        "4": {"average": [0.1], **{cost: [10.0] for cost in COSTS}},
+    }
+    assert arms["vanilla"]["at_steps"] == {}
+
+
+def test_without_any_run_there_is_nothing_to_tell(path: Path) -> None:
+    with pytest.raises(DataError, match=r"no run of the study is complete in .*out; run `sage-dpo study` first"):
+        told(path)
+
+
+def test_half_a_seed_is_not_told(path: Path) -> None:
+    complete(path, "a", 1)
+    with pytest.raises(DataError, match=r"no seed of study 's' is complete in .*; run it again without --report-only"):
+        told(path)
