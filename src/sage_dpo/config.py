@@ -48,6 +48,8 @@ class SelectorSettings(Section):
             the gradient signal is its expectation under that assumption, so that pairs the policy contradicts most are
             no longer preferred. `sage` only.
         label_confidence: kappa, how much surer the policy is of an answer than its margin says; only with label_noise.
+        cut_temperature: T. Above 0 the kept pairs are drawn without replacement, with probability proportional to
+            exp(priority / T), for `sage` S^(1/T), instead of the highest; 0 is the hard cut.
         random_share: part of the kept places that is filled at random instead of by rank, in [0, 1).
         boundary_width: pairs with abs(margin) below it are dropped before the cut; 0 switches the filter off.
         cut: keep the top fraction within each `stratum`, or over the whole batch (`global`).
@@ -65,6 +67,7 @@ class SelectorSettings(Section):
     use_informativeness: bool = True
     label_noise: float = Field(0.0, ge=0.0, lt=0.5)
     label_confidence: float = Field(3.0, ge=1.0, allow_inf_nan=False)
+    cut_temperature: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     random_share: float = Field(0.0, ge=0.0, lt=1.0)
     boundary_width: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     cut: Literal["stratum", "global"] = "stratum"

@@ -34,13 +34,15 @@ VARIANTS = {
     "sage, no normalisation": variant(length_normalized=False),
     "sage, boundary": variant(boundary_width=0.5),
     "sage, global": variant(cut="global"),
+    "sage, drawn": variant(cut_temperature=0.5),
+    "lowest_margin, drawn": variant(selector="lowest_margin", cut_temperature=2.0),
     "sage, partly random": variant(random_share=0.5),
     "lowest_margin, partly random": variant(selector="lowest_margin", random_share=0.25),
 }
 every_selector = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
 scored = pytest.mark.parametrize("settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores], ids=str)
 ranked = pytest.mark.parametrize(
-    "settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores and not s.random_share], ids=str
+    "settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores and not (s.random_share or s.cut_temperature)], ids=str
 )
 N = 24
 
@@ -348,6 +350,33 @@ def test_random_places_are_not_for_pairs_at_the_boundary() -> None:
     assert {tuple(run) for run in runs} == {(0, 1, 4), (0, 1, 5)}
 
 
+# Kept pairs drawn in proportion to the utility
+
+
+def test_one_drawn_pair_follows_the_utilities() -> None:
+    # sage with damping only (h = 0) and J = 1 has S = g^2 / lambda; S^(1/T) with T = 2 is proportional to g
+    changes = {"use_curvature": False, "use_informativeness": False, "cut_temperature": 2.0, "margin_temperature": 1.0}
+    selector = make_selector(variant(**changes))
+    scores = CandidateScores(np.array([-5.0, -4.0, -2.0]), np.full(3, -4.0), np.ones(3), np.ones(3))
+    signal = 1 / (1 + np.exp([-1.0, 0.0, 2.0]))
+    counts = np.zeros(3)
+    for seed in range(6000):
+        counts[choose(selector, scores, 1, None, seed=seed).kept] += 1
+    np.testing.assert_allclose(counts / 6000, signal / signal.sum(), atol=0.02)  # standard deviation 0.006
+
+
+def test_drawing_recovers_the_hard_cut_as_the_temperature_falls() -> None:
+    hard = choose(make_selector(variant()), make_scores(100), 40, None).kept.tolist()
+    cold = choose(make_selector(variant(cut_temperature=1e-9)), make_scores(100), 40, None).kept.tolist()
+    warm = choose(make_selector(variant(cut_temperature=5.0)), make_scores(100), 40, None).kept.tolist()
+    assert cold == hard != warm
+
+
+def test_drawing_leaves_the_ranking_as_it_is() -> None:
+    hard, drawn = (choose(make_selector(variant(cut_temperature=t)), make_scores(), 8, None) for t in (0.0, 3.0))
+    np.testing.assert_array_equal(hard.ranking.priority, drawn.ranking.priority)
+
+
 def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
     scores = make_scores()
     same = replace(scores, ref_chosen_logps=scores.chosen_logps, ref_rejected_logps=scores.rejected_logps)
@@ -367,6 +396,7 @@ def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
         ({"margin_temperature": -1.0}, r"margin_temperature: .*got -1.0"),
         ({"damping": float("nan")}, r"damping: .*got nan"),
         ({"boundary_width": -0.1}, r"boundary_width: .*got -0.1"),
+        ({"cut_temperature": -1.0}, r"cut_temperature: .*got -1.0"),
         ({"random_share": -0.1}, r"random_share: .*got -0.1"),
         ({"random_share": 1.0}, r"random_share: .*less than 1 \(got 1.0\)"),
         ({"selector": "all"}, "selector is all with keep_ratio 0.5; set keep_ratio to 1.0"),

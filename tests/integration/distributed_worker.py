@@ -36,6 +36,8 @@ def main() -> None:
             },
             folder / "result.pt",
         )
+    # A process that exits with its group alive may abort: gloo's threads then outlive what they use.
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

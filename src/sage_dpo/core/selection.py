@@ -80,6 +80,27 @@ def select_top(
     return np.sort(np.concatenate(kept)) if kept else np.empty(0, dtype=np.int64)
 
 
+def perturb(priority: NDArray[Any], temperature: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Add Gumbel noise of scale `temperature`, so that the largest are a weighted sample without replacement.
+
+    The k largest of the result are distributed as k successive draws without replacement with probabilities
+    proportional to exp(priority / temperature).
+
+    Args:
+        priority: `[N]`, infinities allowed: -inf is drawn last.
+        temperature: > 0, in units of the priority.
+
+    Raises:
+        ValueError: temperature is not above 0.
+
+    Source: Gumbel-top-k, Kool et al. 2019 (arXiv:1903.06059). Its use here is ours, not the paper's.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected a number > 0")
+    noisy: NDArray[np.float64] = priority + temperature * rng.gumbel(size=priority.shape)
+    return noisy
+
+
 def boundary_filter(margins: NDArray[Any], width: float) -> NDArray[np.bool_]:
     """Return which pairs are far enough from the decision boundary: abs(margin) >= width.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sage_dpo.core.margins import confidence_margin, implicit_margin, normalized_implicit_margin
-from sage_dpo.core.selection import admit_by_boundary, select_top
+from sage_dpo.core.selection import admit_by_boundary, perturb, select_top
 from sage_dpo.core.utility import pair_informativeness
 from sage_dpo.errors import NumericalError
 from sage_dpo.selectors.base import CandidateScores, Ranking, Selection, SelectorSettings
@@ -85,14 +85,18 @@ def cut(
 ) -> Selection:
     """Apply the boundary filter, then keep the candidates of highest priority, within strata or globally.
 
-    Equal priorities go to the lower margin, then to the lower index. With `settings.random_share` that part of the
-    places is filled at random from the rest.
+    Equal priorities go to the lower margin, then to the lower index. With `settings.cut_temperature` the kept are drawn
+    in proportion to exp(priority / temperature); with `settings.random_share` that part of the places is filled at
+    random from the rest.
     """
     admitted, refilled = admit_by_boundary(ranking.margin, settings.boundary_width, keep)
     rows = np.flatnonzero(admitted)
     codes = None if strata is None or settings.cut == "global" else strata[rows]
     at_random = int(settings.random_share * keep + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    best = select_top(ranking.priority[rows], keep - at_random, strata=codes, tie_break=ranking.margin[rows])
+    priority = ranking.priority[rows]
+    if settings.cut_temperature:
+        priority = perturb(priority, settings.cut_temperature, rng)
+    best = select_top(priority, keep - at_random, strata=codes, tie_break=ranking.margin[rows])
     if at_random:
         rest = np.setdiff1d(np.arange(rows.size), best)
         drawn = select_top(rng.random(rest.size), at_random, strata=None if codes is None else codes[rest])

@@ -52,6 +52,7 @@ class SAGEConfig(DPOConfig):
     use_informativeness: bool = _field(SelectorSettings, "use_informativeness", "off: J = 1")
     label_noise: float = _field(SelectorSettings, "label_noise", "epsilon: fraction of pairs assumed to be mislabelled")
     label_confidence: float = _field(SelectorSettings, "label_confidence", "kappa: belief is sigma(kappa m)")
+    cut_temperature: float = _field(SelectorSettings, "cut_temperature", "0: the best; T: drawn, weights S^(1/T)")
     random_share: float = _field(SelectorSettings, "random_share", "part of the kept places filled at random")
     boundary_width: float = _field(SelectorSettings, "boundary_width", "drop pairs with a smaller abs(margin)")
     cut: str = _field(SelectorSettings, "cut", "stratum or global")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_dpo.core.selection import admit_by_boundary, boundary_filter, kept_count, select_top
+from sage_dpo.core.selection import admit_by_boundary, boundary_filter, kept_count, perturb, select_top
 from sage_dpo.errors import NumericalError
 
 
@@ -20,6 +20,26 @@ def test_kept_count_by_hand() -> None:
 def test_keep_fraction_outside_its_range_is_rejected(fraction: float) -> None:
     with pytest.raises(ValueError, match="0 < fraction <= 1"):
         kept_count(10, fraction)
+
+
+def test_the_largest_two_after_perturbing_are_a_weighted_draw_without_replacement() -> None:
+    # weights 4, 2, 1 at temperature 1/2 of priorities log(w) / 2: P({0, 1}) = 4/7 * 2/3 + 2/7 * 4/5
+    rng = np.random.default_rng(0)
+    priority = np.log([4.0, 2.0, 1.0]) / 2
+    drawn = [tuple(select_top(perturb(priority, 0.5, rng), 2)) for _ in range(20_000)]
+    share = sum(pair == (0, 1) for pair in drawn) / len(drawn)
+    assert share == pytest.approx(4 / 7 * 2 / 3 + 2 / 7 * 4 / 5, abs=0.015)  # standard deviation 0.0035
+
+
+def test_minus_infinity_is_drawn_last() -> None:
+    priority = np.array([-np.inf, 0.0, -np.inf, -50.0])
+    assert all(set(select_top(perturb(priority, 1.0, np.random.default_rng(s)), 2)) == {1, 3} for s in range(50))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_positive_is_rejected(temperature: float) -> None:
+    with pytest.raises(ValueError, match="expected a number > 0"):
+        perturb(np.zeros(3), temperature, np.random.default_rng(0))
 
 
 def test_global_cut_by_hand() -> None:
