@@ -33,7 +33,7 @@ def execute(runs: Sequence[StudyRun], root: Path, *, workers: int, progress: boo
     Args:
         runs: in this order.
         root: the study's folder; a run lives in `root/<condition>/seed-<seed>`, its messages beside it in `.log`.
-        workers: how many at a time; each gets an equal share of the CPU cores.
+        workers: how many at a time; each gets an equal share of the CPU cores, or `OMP_NUM_THREADS` where that is set.
         progress: show a progress bar.
 
     Raises:
@@ -105,7 +105,7 @@ def _start(run: StudyRun, root: Path, workers: int) -> subprocess.Popen[bytes]:
     folder = root / run.id
     recipe = folder.with_name(f"{folder.name}.yaml")
     write_text(recipe, recipe_text(run))
-    threads = str(max(1, len(os.sched_getaffinity(0)) // workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // workers))
     command = [sys.executable, "-m", "sage_dpo.cli", "run", str(recipe), "--output", str(folder), "--quiet"]
     with folder.with_name(f"{folder.name}.log").open("ab") as log:
         return subprocess.Popen(
