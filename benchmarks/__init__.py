@@ -1,0 +1,1 @@
+"""Speed and memory against a peer in the same run; one module per claim, see docs/performance.md."""
