@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -15,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sage_dpo.storage import write_text
+from sage_dpo.storage import write_json
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def run(benchmark: Callable[[bool], list[Claim]], *, name: str, arguments: Seque
     print(f"\n{', '.join(f'{key} {value}' for key, value in environment().items())}")
     print(f"{time.perf_counter() - start:.0f} s{', --quick' if options.quick else ''}")
     if options.json:
-        write_text(options.json, json.dumps([asdict(claim) for claim in claims], indent=2) + "\n")
+        write_json(options.json, [asdict(claim) for claim in claims])
 
 
 def _number(value: float) -> str:
