@@ -7,12 +7,15 @@ import os
 import platform
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sage_dpo.storage import write_json
 
@@ -66,6 +69,31 @@ def interleave(candidates: dict[str, Callable[[], Any]], repetitions: int) -> di
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def peak_memory_added(function: Callable[[], Any]) -> float:
+    """Call `function` and return by how many MiB this process's resident memory rose meanwhile, at its peak.
+
+    Sampled every millisecond. Use a process of its own for each measurement: memory that an earlier one left to the
+    allocator would not be seen.
+    """
+    process = psutil.Process()
+    before = peak = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        function()
+    finally:
+        done.set()
+        watcher.join()
+    return (peak - before) / 2**20
+
+
 def format_claims(claims: Sequence[Claim]) -> str:
     """Return a table of the claims in Markdown."""
     rows = [["claim", "ours", "peer", "unit", "ratio", "aim", ""]]
@@ -76,7 +104,9 @@ def format_claims(claims: Sequence[Claim]) -> str:
             [claim.claim, _number(claim.ours), _number(claim.peer), claim.unit, f"{claim.ratio:.2f}", aim, verdict]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n".join(lines)
 

@@ -42,7 +42,9 @@ VARIANTS = {
 every_selector = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
 scored = pytest.mark.parametrize("settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores], ids=str)
 ranked = pytest.mark.parametrize(
-    "settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores and not (s.random_share or s.cut_temperature)], ids=str
+    "settings",
+    [s for s in VARIANTS.values() if make_selector(s).needs_scores and not (s.random_share or s.cut_temperature)],
+    ids=str,
 )
 N = 24
 

@@ -2,7 +2,7 @@
 
 Sequences are padded on the right and the model gets no attention mask: under causal attention no token sees the
 padding behind it, and without a mask PyTorch takes its fastest attention kernel. The language-model head runs on
-completion positions only (`logits_to_keep`).
+completion positions only, a slice of them at a time (`head.py`).
 
 What this file does not know: pairs, margins, and which of the scores matter.
 """
@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sage_dpo.core.utility import token_informativeness
 from sage_dpo.scoring.batching import token_budget_batches
-
-LOGIT_BUDGET = 2**26
-"""Logits copied to float32 at once, in elements: 256 MiB."""
+from sage_dpo.scoring.head import Targets, forward_statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,43 +103,18 @@ def score_completions(
 
 def _score_batch(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
     """Return `[B, 2]`: summed log-probability and informativeness of each completion."""
-    longest = max(len(c) for c in batch)
-    first = min(len(c.prompt_ids) for c in batch) - 1  # logits at position t predict token t + 1
-    input_ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    is_completion = torch.zeros(len(batch), longest, dtype=torch.bool)
-    for row, completion in enumerate(batch):
-        start = len(completion.prompt_ids)
-        input_ids[row, :start] = torch.tensor(completion.prompt_ids)
-        input_ids[row, start : len(completion)] = torch.tensor(completion.completion_ids)
-        is_completion[row, start : len(completion)] = True
-    input_ids, is_completion = input_ids.to(device), is_completion.to(device)
-    kept_positions = torch.arange(first, longest - 1, device=device)
-    targets, mask = input_ids[:, first + 1 :], is_completion[:, first + 1 :]
-    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=kept_positions).logits
-    if logits.shape[1] != len(kept_positions):  # a model that ignores logits_to_keep
-        logits = logits[:, kept_positions]
-    stats = torch.zeros(len(batch), 2, dtype=torch.float64, device=device)
-    # A few positions at a time: the float32 copies stay small, however many positions there are.
-    for places in mask.nonzero().split(max(1, LOGIT_BUDGET // logits.shape[-1])):
-        rows, positions = places.unbind(1)
-        tokens = token_statistics(logits[rows, positions], targets[rows, positions])
-        stats.index_add_(0, rows, torch.stack(tokens, dim=1).double())
-    return stats
-
-
-def token_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log p(y_t) and the informativeness of each token.
-
-    Args:
-        logits: `[T, V]`, any floating dtype; computed in float32.
-        targets: `[T]` token ids y_t.
-
-    Returns:
-        Two `[T]` float32 tensors.
-    """
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
-    logps = log_probs.gather(1, targets[:, None])[:, 0]
-    return logps, token_informativeness(logps, log_probs.mul_(2).exp_().sum(dim=-1))
+    lengths = [len(c) for c in batch]
+    input_ids = np.zeros((len(batch), max(lengths)), dtype=np.int64)
+    for target, completion in zip(input_ids, batch, strict=True):
+        target[: len(completion)] = completion.prompt_ids + completion.completion_ids
+    ids = torch.from_numpy(input_ids).to(device)
+    spans = [(len(c.prompt_ids), len(c)) for c in batch]
+    rows = np.repeat(np.arange(len(batch)), [end - start for start, end in spans])
+    positions = np.concatenate([np.arange(start, end) for start, end in spans])
+    places = torch.from_numpy(np.stack([rows, positions])).to(device)
+    targets = Targets(places[0], places[1], ids[places[0], places[1]])
+    stats = torch.zeros(len(batch), 2, dtype=torch.float64, device=ids.device)
+    return stats.index_add_(0, targets.rows, forward_statistics(model, ids, targets).double())
 
 
 @contextlib.contextmanager

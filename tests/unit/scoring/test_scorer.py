@@ -15,7 +15,7 @@ from sage_dpo.scoring import (
     score_completions,
     token_budget_batches,
 )
-from sage_dpo.scoring.scorer import token_statistics
+from sage_dpo.scoring.head import token_statistics
 
 
 def make_completions(count: int, seed: int = 0) -> list[TokenizedCompletion]:
@@ -84,7 +84,7 @@ def test_missing_passes_are_run_on_a_dummy_for_other_processes(tiny_model):
 
 def test_token_statistics_stay_finite_at_extreme_logits():
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]])
-    logps, informativeness = token_statistics(logits, torch.tensor([0, 0]))
+    logps, informativeness = token_statistics(logits, torch.tensor([0, 0])).unbind(1)
     assert torch.isfinite(logps).all()
     # certain and right: 1 - 2 + 1 = 0; certain and wrong: 1 - 0 + 1 = 2
     np.testing.assert_allclose(informativeness, [0.0, 2.0], atol=1e-6)

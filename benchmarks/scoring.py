@@ -1,0 +1,128 @@
+"""Forward-only scoring against TRL's reference pass.
+
+The same pairs (completion lengths log-normal: mean 300, sigma 0.9, up to 3,072) and the same weights. The peer is what
+`precompute_ref_log_probs=True` runs: `DPOTrainer`'s collator and `compute_ref_log_probs` over the pairs in file order, at its
+default batch size of 8 pairs and at the best of 1, 2, 4, 8, 16. Ours is `score_completions`, which also computes the
+informativeness. Both must give the same log-probabilities before anything is timed. Peak memory is measured in child
+processes of their own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from trl import DPOConfig, DPOTrainer
+
+from benchmarks import harness
+from benchmarks.harness import Claim, cost_claim, interleave, peak_memory_added, rate_claim
+from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
+from sage_dpo.scoring import as_completions, score_completions, token_budget_batches
+
+VOCABULARIES = (2_000, 32_000)
+DEFAULT_BATCH = 8  # TRL's per_device_train_batch_size
+BATCHES = (1, 2, 4, 8, 16)
+TOKEN_BUDGET = 4096
+REQUIRED_AT_DEFAULT, REQUIRED_AT_BEST = 6.0, 3.0
+
+
+class Contest:
+    """The two contestants on the same pairs and weights."""
+
+    def __init__(self, vocabulary: int, pairs: int) -> None:
+        arguments = trl_arguments(temporary_folder(), per_device_train_batch_size=DEFAULT_BATCH)
+        self.trainer = DPOTrainer(
+            make_policy(vocabulary),
+            ref_model=make_policy(vocabulary),
+            args=DPOConfig(**arguments),
+            train_dataset=make_pairs(pairs, vocabulary),
+            processing_class=make_tokenizer(vocabulary),
+        )
+        self.pairs = self.trainer.train_dataset  # tokenized
+        self.model = make_policy(vocabulary)  # the same weights, not patched by TRL
+        self.completions = as_completions(self.pairs[:])
+
+    def peer(self, batch_size: int) -> np.ndarray:
+        """Return `[2 N]` log-probabilities, all chosen, then all rejected, by TRL."""
+        loader = DataLoader(self.pairs, batch_size=batch_size, collate_fn=self.trainer.data_collator)  # type: ignore[arg-type]
+        parts = [self.trainer.compute_ref_log_probs(self.trainer.ref_model, batch) for batch in loader]
+        return torch.cat([torch.cat([part[side] for part in parts]) for side in (0, 1)]).numpy()
+
+    def ours(self) -> np.ndarray:
+        return score_completions(self.model, self.completions, token_budget=TOKEN_BUDGET).logps
+
+
+def padded_tokens(contest: Contest, batch_size: int | None) -> float:
+    """Return padded over real tokens, of TRL at a batch size or of ours (`None`)."""
+    lengths = np.array([len(c) for c in contest.completions])
+    if batch_size is None:
+        batches = token_budget_batches(lengths, token_budget=TOKEN_BUDGET)
+    else:
+        half = len(lengths) // 2
+        firsts = [np.arange(i, min(i + batch_size, half)) for i in range(0, half, batch_size)]
+        batches = [np.concatenate([rows, rows + half]) for rows in firsts]
+    return sum(len(b) * int(lengths[b].max()) for b in batches) / int(lengths.sum())
+
+
+def benchmark(quick: bool) -> list[Claim]:
+    claims = []
+    for vocabulary in VOCABULARIES:
+        count, repetitions = (32, 1) if quick else (128, 3)
+        contest = Contest(vocabulary, count)
+        np.testing.assert_allclose(contest.ours(), contest.peer(DEFAULT_BATCH), rtol=2e-5)
+        runs = {"ours": contest.ours, **{f"trl {b}": lambda b=b: contest.peer(b) for b in BATCHES}}  # type: ignore[misc]
+        seconds = interleave(runs, repetitions)
+        best = min(BATCHES, key=lambda b: seconds[f"trl {b}"])
+        for label, batch, required in (
+            ("default batch 8", DEFAULT_BATCH, REQUIRED_AT_DEFAULT),
+            (f"its best, batch {best}", best, REQUIRED_AT_BEST),
+        ):
+            claims.append(
+                rate_claim(
+                    f"scoring, vocabulary {vocabulary:,}: TRL at {label}",
+                    ours=count / seconds["ours"],
+                    peer=count / seconds[f"trl {batch}"],
+                    unit="pairs/s",
+                    required=required,
+                )
+            )
+            claims.append(
+                cost_claim(
+                    f"padding when scoring, TRL at batch {batch}",
+                    ours=padded_tokens(contest, None),
+                    peer=padded_tokens(contest, batch),
+                    unit="padded/real",
+                )
+            )
+        ours, peer = (peak_memory(vocabulary, count, batch) for batch in (0, best))
+        claims.append(
+            cost_claim(
+                f"scoring, vocabulary {vocabulary:,}: peak memory, TRL at batch {best}",
+                ours=ours,
+                peer=peer,
+                unit="MiB",
+                required=1.0,
+            )
+        )
+    return claims
+
+
+def peak_memory(vocabulary: int, pairs: int, batch_size: int) -> float:
+    """Return MiB that scoring adds to a fresh process; TRL's at `batch_size`, ours at 0."""
+    command = [sys.executable, "-m", "benchmarks.scoring", "--memory", str(vocabulary), str(pairs), str(batch_size)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def print_memory(vocabulary: int, pairs: int, batch_size: int) -> None:
+    contest = Contest(vocabulary, pairs)
+    print(peak_memory_added(lambda: contest.peer(batch_size) if batch_size else contest.ours()))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory"]:
+        print_memory(*(int(argument) for argument in sys.argv[2:]))
+    else:
+        harness.run(benchmark, name="scoring")

@@ -1,0 +1,125 @@
+"""The language-model head in slices: statistics of next tokens without the `[tokens, vocabulary]` logits.
+
+While a model is scored, its head keeps two numbers a token instead of V logits. It is still called by the model's
+own forward pass, so that the hooks of FSDP and ZeRO-3 gather its weights, and adapters on it count. Some models do more
+with logits than the head does (Gemma 2 caps them, Cohere and Granite scale them): then what the model returns is not
+what the head returned, which is noticed, and the whole logits are taken instead.
+
+What this file does not know: sequences, batches, pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from sage_dpo.core.utility import token_informativeness
+
+_SLICE = {"cpu": 2**19, "cuda": 2**26}
+"""Logits computed at once, in elements: on a CPU 2 MiB of float32, which stay in the cache, elsewhere 256 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The T tokens whose probabilities are wanted.
+
+    Attributes:
+        rows, positions: `[T]` int64, where each stands in the model's `[B, L]` input; positions >= 1.
+        ids: `[T]` int64 token ids.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    ids: Tensor
+
+
+def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets) -> Tensor:
+    """Run the model once and return `[T, 2]` float32: log p(y_t), nats, and the informativeness of each target.
+
+    Args:
+        model: causal language model, also wrapped by accelerate, DistributedDataParallel or PEFT.
+        input_ids: `[B, L]`, padded on the right; no attention mask is passed.
+        targets: which tokens.
+    """
+    head = _output_head(model)
+    if head is not None:
+        with _replaced_forward(head, targets, input_ids.shape[1]) as sliced:
+            result = model(input_ids=input_ids, use_cache=False).logits
+        if result is sliced.result:
+            return sliced.statistics
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    return _in_slices(lambda states: states, logits[:, -input_ids.shape[1] :], targets)
+
+
+def token_statistics(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return log p(y_t) and the informativeness of each token.
+
+    Args:
+        logits: `[T, V]`, any floating dtype; computed in float32.
+        targets: `[T]` token ids y_t.
+
+    Returns:
+        `[T, 2]` float32.
+    """
+    logits = logits.float()
+    largest = logits.amax(dim=-1, keepdim=True)
+    target = (logits.gather(1, targets[:, None]) - largest)[:, 0]
+    weights = (logits - largest).exp_()
+    total = weights.sum(dim=-1)
+    logps = target - total.log()
+    sum_sq_probs = (torch.linalg.vector_norm(weights, dim=-1) / total) ** 2
+    return torch.stack([logps, token_informativeness(logps, sum_sq_probs)], dim=1)
+
+
+class _SlicedHead:
+    """Stands in for a head's `forward`: takes hidden states `[B, L, H]`, keeps the targets' statistics."""
+
+    def __init__(self, original: Callable[..., Tensor], targets: Targets, length: int) -> None:
+        self._original, self._targets, self._length = original, targets, length
+        self.statistics: Tensor
+        self.result: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        hidden = hidden[:, -self._length :]  # prompt-learning adapters put virtual tokens in front
+        self.statistics = _in_slices(self._original, hidden, self._targets)
+        self.result = self.statistics.new_zeros(*hidden.shape[:2], 1)
+        return self.result
+
+
+@contextlib.contextmanager
+def _replaced_forward(head: nn.Module, targets: Targets, length: int) -> Iterator[_SlicedHead]:
+    own = head.__dict__.get("forward")  # accelerate and quantizers put one on the instance
+    sliced = _SlicedHead(head.forward, targets, length)
+    head.forward = sliced
+    try:
+        yield sliced
+    finally:
+        del head.forward
+        if own is not None:
+            head.forward = own
+
+
+def _in_slices(head: Callable[[Tensor], Tensor], states: Tensor, targets: Targets) -> Tensor:
+    """Return `[T, 2]`: `head` applied to the states that predict the targets, a slice at a time."""
+    statistics = torch.empty(len(targets.ids), 2, dtype=torch.float32, device=states.device)
+    budget = _SLICE["cpu" if states.device.type == "cpu" else "cuda"]
+    start, width = 0, 1  # the first token tells the size of the vocabulary
+    while start < len(targets.ids):
+        here = slice(start, start + width)
+        logits = head(states[targets.rows[here], targets.positions[here] - 1])  # the state at t predicts token t + 1
+        statistics[here] = token_statistics(logits, targets.ids[here])
+        start, width = start + width, max(1, budget // logits.shape[-1])
+    return statistics
+
+
+def _output_head(model: nn.Module) -> nn.Module | None:
+    inner: Any = extract_model_from_parallel(model)
+    getter = getattr(inner, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
+    return head if isinstance(head, nn.Module) else None
