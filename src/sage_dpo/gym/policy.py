@@ -45,7 +45,7 @@ class PolicySize:
 
 SIZES: dict[str, PolicySize] = {
     "S": PolicySize(hidden=96, layers=3, heads=4, steps=2500, learning_rate=3e-3),
-    "M": PolicySize(hidden=192, layers=5, heads=6, steps=3000, learning_rate=2e-3),
+    "M": PolicySize(hidden=192, layers=5, heads=6, steps=2000, learning_rate=2e-3),
     "L": PolicySize(hidden=384, layers=6, heads=6, steps=4000, learning_rate=1e-3),
 }
 """About 0.35 M, 2.3 M and 10.7 M parameters."""
