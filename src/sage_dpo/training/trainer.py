@@ -35,9 +35,7 @@ from sage_dpo.core.strata import relative_success_rate
 from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
 from sage_dpo.pool.pool import CandidatePool
 from sage_dpo.pool.source import PairSource, PoolContents
-from sage_dpo.scoring import (
-    as_completions,
-)
+from sage_dpo.scoring import as_completions
 from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
@@ -45,6 +43,7 @@ from sage_dpo.training.checks import check_arguments, success_rate_column
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.dataset import TOKEN_COLUMNS, usable_rows
 from sage_dpo.training.reference import ReferenceLogps
+from sage_dpo.training.row_groups import group_rows_by_length
 from sage_dpo.training.selection_log import candidate_records, pair_id, selection_metrics
 from sage_dpo.training.sharding import ShardedScorer
 from sage_dpo.training.state import (
@@ -102,10 +101,13 @@ class SAGETrainer(DPOTrainer):
         if hasattr(self.data_collator, "max_length"):
             self.data_collator.max_length = None  # over-long pairs are excluded; nothing may be cut
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not is_sharded:
+            group_rows_by_length(self.model)
         self.scorer = ShardedScorer(
             self.accelerator,
             token_budget=args.score_token_budget,
-            is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            is_sharded=is_sharded,
             progress=not args.disable_tqdm,
         )
         self.selector = make_selector(args.selector_settings())

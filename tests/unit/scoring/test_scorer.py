@@ -103,6 +103,29 @@ def test_a_sequence_over_the_budget_is_a_batch_of_its_own():
     assert [b.tolist() for b in batches] == [[1], [0, 2]]
 
 
+def test_a_batch_holds_no_more_padding_than_its_limit():
+    lengths = np.array([10, 9, 7, 7, 2, 1])
+    # 10, 9, 7: padding 0 + 1 + 3, another 7 would make it 7; 7, 2 would be 5, so 7 alone; 2, 1: 1
+    assert [b.tolist() for b in token_budget_batches(lengths, token_budget=99, padding_limit=4)] == [
+        [0, 1, 2],
+        [3],
+        [4, 5],
+    ]
+    assert padding_ratio(lengths, token_budget_batches(lengths, token_budget=99, padding_limit=0)) == 1.0
+    assert len(token_budget_batches(lengths, token_budget=99)) == 3  # 99 // 16 = 6: padding 4, 5, 0
+
+
+def test_default_padding_is_at_most_a_sixteenth_of_the_budget():
+    lengths = np.random.default_rng(0).lognormal(5.3, 0.9, size=400).astype(int) + 1
+    for batch in token_budget_batches(lengths, token_budget=4096):
+        assert len(batch) * lengths[batch].max() - lengths[batch].sum() <= 256
+
+
+def test_negative_padding_limit_is_refused():
+    with pytest.raises(ValueError, match="padding_limit is -1"):
+        token_budget_batches(np.array([1]), token_budget=10, padding_limit=-1)
+
+
 def test_budget_below_one_is_refused():
     with pytest.raises(ValueError, match="token_budget is 0"):
         token_budget_batches(np.array([1]), token_budget=0)

@@ -1,0 +1,65 @@
+"""Padded over real tokens, when scoring and when training, against TRL.
+
+Counted, not timed: a hook on the embedding sees the shape of every batch that a model is run on. Scoring is
+`score_completions` against TRL's reference pass, training is one optimizer step on all pairs by `SAGETrainer` with the
+selector `all` against `DPOTrainer`, both with microbatches of 8 pairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.harness import Claim, cost_claim
+from benchmarks.scoring import DEFAULT_BATCH, Contest
+from benchmarks.training_step import VOCABULARY, make_sage, make_trl
+
+MOST = {"scoring": 1.06, "training": 1.15}
+
+
+@contextlib.contextmanager
+def counted_tokens(model: Any) -> Iterator[list[int]]:
+    """Yield a list that receives the padded tokens of every forward pass."""
+    counts: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda _module, inputs, _output: counts.append(inputs[0].numel())
+    )
+    try:
+        yield counts
+    finally:
+        handle.remove()
+
+
+def benchmark(quick: bool) -> list[Claim]:
+    contest = Contest(VOCABULARY, 64 if quick else 256)
+    real = sum(len(completion) for completion in contest.completions)
+    with counted_tokens(contest.model) as ours:
+        contest.ours()
+    with counted_tokens(contest.trainer.ref_model) as peer:
+        contest.peer(DEFAULT_BATCH)
+    claims = _claims("scoring", sum(ours) / real, sum(peer) / real)
+
+    pairs = 32 if quick else 128
+    totals = []
+    for trainer in (make_sage(1.0, pairs=pairs, selector="all", max_steps=1), make_trl(8, pairs=pairs, max_steps=1)):
+        columns = trainer.train_dataset[:]
+        rows = zip(*(columns[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)
+        real = sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in rows)
+        with counted_tokens(trainer.model) as counts:
+            trainer.train()
+        scored = real if isinstance(trainer.ref_model, type(None)) and hasattr(trainer, "reference") else 0
+        totals.append((sum(counts) - scored) / real if scored else sum(counts) / real)
+    return claims + _claims("training", *totals)
+
+
+def _claims(what: str, ours: float, peer: float) -> list[Claim]:
+    return [
+        cost_claim(f"padding when {what}", ours=ours, peer=peer, unit="padded/real"),
+        cost_claim(f"padding when {what}, at most {MOST[what]}", ours=ours, peer=MOST[what], unit="padded/real", required=1.0),
+    ]
+
+
+if __name__ == "__main__":
+    harness.run(benchmark, name="padding")

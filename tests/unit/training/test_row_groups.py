@@ -1,0 +1,96 @@
+"""Rows run in groups of similar length give what the whole padded batch gives."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.conftest import make_tiny_model
+from trl.trainer.utils import add_fused_lm_head
+
+from sage_dpo.training import row_groups
+from sage_dpo.training.row_groups import group_rows_by_length
+
+OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
+
+
+def make_batch(lengths=(7, 3, 12, 3, 5)):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(3, 30, (length,), generator=generator)
+        labels[row, 1:length] = ids[row, 1:length]
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
+
+
+def make_models():
+    plain = make_tiny_model()
+    grouped = copy.deepcopy(plain)
+    for model in (plain, grouped):
+        add_fused_lm_head(model, outputs=OUTPUTS)
+    group_rows_by_length(grouped)
+    return plain, grouped
+
+
+@pytest.mark.parametrize("limit", [0, 4, 1000])
+def test_values_and_gradients_are_those_of_the_padded_batch(limit, monkeypatch):
+    monkeypatch.setattr(row_groups, "PADDING_LIMIT", limit)
+    plain, grouped = make_models()
+    batch = make_batch()
+    results = [model(**batch, fused_lm_head=True) for model in (plain, grouped)]
+    for name in (*OUTPUTS, "label_mask"):
+        expected, found = (result[name] for result in results)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    weights = torch.linspace(-1, 1, results[0].log_probs.numel()).view_as(results[0].log_probs)
+    for result in results:
+        (result.log_probs * weights).sum().backward()
+    for expected, found in zip(plain.parameters(), grouped.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-5)
+
+
+def count_rows(model, batch):
+    rows = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape))
+    model(**batch, fused_lm_head=True)
+    handle.remove()
+    return [tuple(shape) for shape in rows]
+
+
+def test_groups_are_padded_to_their_own_longest(monkeypatch):
+    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 2)
+    _, grouped = make_models()
+    assert count_rows(grouped, make_batch()) == [(1, 12), (2, 7), (2, 3)]
+
+
+@pytest.mark.parametrize("change", [{"attention_mask": None}, {"output_attentions": False}])
+def test_other_inputs_pass_through(change, monkeypatch):
+    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 0)
+    _, grouped = make_models()
+    assert count_rows(grouped, make_batch() | change) == [(5, 12)]
+
+
+def test_padding_on_the_left_passes_through(monkeypatch):
+    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 0)
+    _, grouped = make_models()
+    batch = make_batch()
+    assert count_rows(grouped, batch | {"attention_mask": batch["attention_mask"].flip(1)}) == [(5, 12)]
+
+
+def test_a_call_without_the_fused_head_is_the_models_own():
+    plain, grouped = make_models()
+    batch = make_batch()
+    del batch["labels"]
+    torch.testing.assert_close(grouped(**batch).logits, plain(**batch).logits, rtol=0, atol=0)
+
+
+def test_an_adapters_base_model_is_patched(monkeypatch):
+    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 0)
+    model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    add_fused_lm_head(model.get_base_model(), outputs=OUTPUTS)
+    group_rows_by_length(model)
+    assert len(count_rows(model, make_batch())) == 4
