@@ -1,9 +1,9 @@
 """One optimizer step: SAGE (score N pairs, train on gamma N) against TRL's DPO on all N.
 
 The same N pairs (completion lengths log-normal: mean 300, sigma 0.9, up to 3,072), the same weights, reference
-log-probabilities cached on both sides, and the same microbatches of 8 pairs (TRL's default), also at TRL's fastest of 1, 2,
-4 and 8. A step is timed from the end of one to the end of the next, drawing, scoring and collating included. With gamma = 1
-and no selection, our trainer must give TRL's loss before anything is timed.
+log-probabilities cached on both sides, and the same microbatches of 8 pairs (TRL's default), also at TRL's fastest of
+1, 2, 4 and 8. A step is timed from the end of one to the end of the next, drawing, scoring and collating included. With
+gamma = 1 and no selection, our trainer must give TRL's loss before anything is timed.
 """
 
 from __future__ import annotations
