@@ -45,7 +45,8 @@ def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
 def make_pairs(count: int, vocabulary: int, *, seed: int = 0) -> Dataset:
     """Return pairs as text, a word a token, with prompts of 30 to 120 tokens.
 
-    Completion lengths are log-normal: mean 300, sigma 0.9, at most 3,072. Chosen and rejected are drawn independently, as two samples of one policy are.
+    Completion lengths are log-normal: mean 300, sigma 0.9, at most 3,072. Chosen and rejected are drawn independently,
+    as two samples of one policy are.
     """
     rng = np.random.default_rng(seed)
     mu = np.log(MEAN_LENGTH) - SIGMA**2 / 2
