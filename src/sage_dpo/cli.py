@@ -132,6 +132,49 @@ def tune(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe, see recipes/.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override, as training.steps=20.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Name, as H100 (the default), A100-80GB, L40S, RTX-4090.")] = None,
+    gpus: Annotated[int, typer.Option(help="How many share reference, scoring and training.")] = 1,
+    utilization: Annotated[float, typer.Option(help="Fraction of the peak that is reached.")] = 0.4,
+    tflops: Annotated[float | None, typer.Option(help="Dense peak of another machine, TFLOP/s.")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="Memory of another machine, 1e9 bytes.")] = None,
+    bandwidth_gbs: Annotated[float | None, typer.Option(help="Its memory bandwidth, 1e9 bytes a second.")] = None,
+    prompt_tokens: Annotated[float | None, typer.Option(help="Mean; default: measured on a sample.")] = None,
+    completion_tokens: Annotated[
+        float | None, typer.Option(help="Mean; default: half of rollouts.max_new_tokens, or measured on fixed pairs.")
+    ] = None,
+    problem_count: Annotated[int | None, typer.Option("--problems", help="Their number, if not loadable.")] = None,
+    parameters: Annotated[float | None, typer.Option(help="Of a model whose configuration is not here.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Of such a model.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of such a model.")] = None,
+    kv_width: Annotated[int | None, typer.Option(help="Key-value heads x head dimension; default: hidden.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Rows of such a model's embedding table.")] = None,
+    tied: Annotated[bool | None, typer.Option("--tied/--untied", help="Whether that table is its head, too.")] = None,
+    measured: Annotated[Path | None, typer.Option(help="Run folder, to print what it took beside the plan.")] = None,
+    json_path: JsonPath = None,
+) -> None:
+    """Tell what a recipe will take: tokens, operations, memory and hours of each stage. Runs nothing."""
+    from sage_dpo.config import load_config
+
+    config = load_config(recipe, dict(_assignment(item, parse=True) for item in set_ or []))
+    from sage_dpo.planning import Given, find_machine, plan_recipe, read_measured
+    from sage_dpo.report.plan import format_comparison, format_plan
+
+    machine = find_machine(
+        gpu, count=gpus, utilization=utilization, tflops=tflops, memory_gb=memory_gb, bandwidth_gbs=bandwidth_gbs
+    )
+    given = Given(
+        prompt_tokens, completion_tokens, problem_count, parameters, layers, hidden, kv_width, vocabulary, tied
+    )
+    took = read_measured(measured) if measured else None
+    result = plan_recipe(config, machine, given).as_dict()
+    print(format_plan(result) if took is None else format_comparison(result, took))
+    _write_json(json_path, result if took is None else {**result, "measured": took})
+
+
+@app.command()
 def problems(
     input_: Annotated[Path, typer.Option("--input", help="JSONL, Parquet or a saved datasets folder.")],
     output: Annotated[Path | None, typer.Option(help="Write the accepted problems as Parquet.")] = None,

@@ -34,8 +34,9 @@ ALLOWED = {
         "training", "report",
     },
     "studies": FOUNDATION | {"core", "gym", "scoring", "selectors", "report", "pipeline"},
+    "planning": FOUNDATION | {"core", "problems", "rollouts", "pairs", "selectors", "gym", "evaluation", "pipeline"},
     "cli": FOUNDATION | {
-        "studies",
+        "studies", "planning",
         "problems", "rollouts", "verification", "pairs", "gym", "evaluation", "training", "report", "pipeline",
     },
     "__init__": {"training"},

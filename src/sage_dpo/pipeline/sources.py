@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Iterable
 
 from sage_dpo.config import EvaluationSettings, GymProblems, GymSuites, ProblemSource
 from sage_dpo.errors import ConfigError
@@ -38,20 +38,33 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
     if settings is None:
         return {}
     source = settings.suites
-    load: Any
+    names = suite_names(settings)
     if isinstance(source, GymSuites):
-        from sage_dpo.gym.suites import SUITES, load_suite
+        from sage_dpo.gym.suites import load_suite
 
-        known, load = list(SUITES), load_suite
+        return {name: load_suite(name) for name in names}
+    from pathlib import Path
+
+    from sage_dpo.evaluation import load_benchmark
+
+    folder = Path(source.data) if source.data else None
+    return {name: load_benchmark(name, folder) for name in names}
+
+
+def suite_names(settings: EvaluationSettings) -> list[str]:
+    """Return the names of the evaluation suites, without loading them.
+
+    Raises:
+        ConfigError: an unknown suite name.
+    """
+    source = settings.suites
+    known: Iterable[str]
+    if isinstance(source, GymSuites):
+        from sage_dpo.gym.suites import SUITES as known
     else:
-        from pathlib import Path
-
-        from sage_dpo.evaluation import BENCHMARKS, load_benchmark
-
-        folder = Path(source.data) if source.data else None
-        known, load = list(BENCHMARKS), lambda name: load_benchmark(name, folder)
-    names = known if source.names == "all" else source.names
+        from sage_dpo.evaluation import BENCHMARKS as known
+    names = list(known) if source.names == "all" else source.names
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ConfigError(f"unknown suites {unknown}, expected some of {', '.join(known)}, or all")
-    return {name: load(name) for name in names}
+    return names
