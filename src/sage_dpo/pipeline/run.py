@@ -131,6 +131,7 @@ class _Run:
         folder = refresh_folder(self.folder.path("initial"), 0)
         info: dict[str, Any] = {"probe_accuracy": None, "generated_tokens": 0}
         started = time.perf_counter()
+        model = None
         if isinstance(self.config.pairs, FixedPairs):
             fixed = self.config.pairs
             data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
@@ -147,7 +148,7 @@ class _Run:
             info["flops"] = forward_flops(refresh.generated_tokens + refresh.prompt_tokens, parameters)
         info["seconds"] = {"first pool": time.perf_counter() - started}
         if any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms):
-            info["probe_accuracy"] = self._probe(load_model(self.config.policy))
+            info["probe_accuracy"] = self._probe(load_model(self.config.policy) if model is None else model)
         return info
 
     def _train(self, arm: str) -> dict[str, Any]:
