@@ -69,15 +69,15 @@ def select_top(
             raise ValueError(f"{name} have shape {column.shape} for {values.size} utilities, expected one value each")
         if column is not None:
             check_not_nan(name, column)
-    if strata is None:
-        return _largest(values, keep, tie_break)
-    codes, sizes = np.unique(strata, return_counts=True)
+    is_kept = np.zeros(values.size, dtype=np.bool_)
+    members: list[Any] = (
+        [slice(None)] if strata is None else [np.flatnonzero(strata == code) for code in _distinct(strata)]
+    )
+    sizes = np.array([values[rows].size for rows in members], dtype=np.int64)
     quotas = allocate(keep, sizes, sizes) if keep else np.zeros_like(sizes)
-    kept = []
-    for code, quota in zip(codes, quotas, strict=True):
-        rows = np.flatnonzero(strata == code)
-        kept.append(rows[_largest(values[rows], int(quota), None if tie_break is None else tie_break[rows])])
-    return np.sort(np.concatenate(kept)) if kept else np.empty(0, dtype=np.int64)
+    for rows, quota in zip(members, quotas.tolist(), strict=True):
+        is_kept[rows] = _largest(values[rows], quota, None if tie_break is None else tie_break[rows])
+    return np.flatnonzero(is_kept)
 
 
 def perturb(priority: NDArray[Any], temperature: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -141,13 +141,21 @@ def check_not_nan(name: str, values: NDArray[Any]) -> None:
         )
 
 
-def _largest(values: NDArray[Any], keep: int, tie_break: NDArray[Any] | None) -> NDArray[np.int64]:
-    """Partition instead of a full sort: everything above the keep-th value, then as many of its equals as fit."""
+def _distinct(codes: NDArray[Any]) -> list[int]:
+    """Return the distinct codes, ascending. Strata are few and small numbers: counting beats sorting."""
+    if codes.size and codes.min() >= 0 and codes.max() < 256:
+        return [int(code) for code in np.flatnonzero(np.bincount(codes))]
+    return [int(code) for code in np.unique(codes)]
+
+
+def _largest(values: NDArray[Any], keep: int, tie_break: NDArray[Any] | None) -> NDArray[np.bool_]:
+    """Mark the `keep` largest: everything above the keep-th value, then as many of its equals as fit. No full sort."""
     if keep == 0:
-        return np.empty(0, dtype=np.int64)
+        return np.zeros(values.size, dtype=np.bool_)
     threshold = np.partition(values, values.size - keep)[values.size - keep]
-    above, equal = np.flatnonzero(values > threshold), np.flatnonzero(values == threshold)
+    is_kept: NDArray[np.bool_] = values > threshold
+    equal = np.flatnonzero(values == threshold)
     if tie_break is not None:
         equal = equal[np.argsort(tie_break[equal], kind="stable")]
-    kept: NDArray[np.int64] = np.sort(np.concatenate([above, equal[: keep - above.size]])).astype(np.int64)
-    return kept
+    is_kept[equal[: keep - np.count_nonzero(is_kept)]] = True
+    return is_kept

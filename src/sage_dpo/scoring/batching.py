@@ -12,8 +12,8 @@ def token_budget_batches(
     """Group sequences into batches of similar length.
 
     Sequences are sorted by length, longest first, and a batch is closed when adding the next one would exceed
-    `token_budget` padded tokens (rows x longest) or `padding_limit` tokens of padding. A sequence longer than the budget
-    is a batch of its own. Longest first, so that a run that does not fit in memory fails at its first batch.
+    `token_budget` padded tokens (rows x longest) or `padding_limit` tokens of padding. A sequence longer than the
+    budget is a batch of its own. Longest first, so that a run that does not fit in memory fails at its first batch.
 
     Args:
         lengths: `[N]` tokens of each sequence.

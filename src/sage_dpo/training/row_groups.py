@@ -31,8 +31,8 @@ _PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top
 def group_rows_by_length(model: nn.Module) -> None:
     """Patch the forward pass of a model that TRL gave a fused head (`add_fused_lm_head`).
 
-    Calls with other inputs than plain text (images, router logits, embeddings) or with padding on the left pass through.
-    Not for models whose weights are sharded: their processes would run the layers unequally often.
+    Calls with other inputs than plain text (images, router logits, embeddings) or with padding on the left pass
+    through. Not for models whose weights are sharded: their processes would run the layers unequally often.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     forward = base.forward

@@ -51,6 +51,8 @@ _REWRITES: Sequence[tuple[re.Pattern[str], str]] = [
 ]  # fmt: skip
 _E_NOTATION = re.compile(r"(?<![\w.}])(\d+(?:\.\d*)?|\.\d+)[eE]([-+]?)0*(\d+)(?![\w.{^])")
 _SET_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\||\\mid|:)\s*([^|:]*(?:<|>|\\le|\\ge)[^|:]*)\\\}")
+_SEQUENCE = re.compile(r"([(\[])([^()\[\]]*)([)\]])")
+_INFINITIES = {r"\infty": r"\infty", r"+\infty": r"\infty", r"-\infty": r"-\infty"}
 _MAX_LIST_CHARS = 2_000
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|rm)\s*\{([^{}]*)\}")
@@ -99,8 +101,9 @@ def prepare_pair(gold: str, prediction: str) -> tuple[str, str, bool]:
 def compare_answers(gold: str, prediction: str) -> bool | None:
     """Whether `prediction` is the answer `gold`; `None` if text and plain numbers cannot tell.
 
-    Equal canonical text is correct. Two texts, two option letters, two clock times, or two lists of plain numbers that
-    differ are wrong, as are known units that differ. Everything else is for the worker.
+    Equal canonical text is correct. Two texts, two option letters, two clock times, two lists of plain numbers, or two
+    tuples or intervals of them in the same brackets, that differ are wrong, as are known units that differ. Everything
+    else is for the worker.
     """
     if gold.strip() == prediction.strip():
         return bool(gold.strip())
@@ -114,7 +117,8 @@ def compare_answers(gold: str, prediction: str) -> bool | None:
         return False
     if canonical(gold) and canonical(gold) == canonical(prediction):
         return True
-    return _compare_numbers(gold, prediction)
+    verdict = _compare_numbers(gold, prediction)
+    return _compare_sequences(gold, prediction) if verdict is None else verdict
 
 
 def canonical(answer: str) -> str:
@@ -182,6 +186,36 @@ def _compare_numbers(gold: str, prediction: str) -> bool | None:
     if gold_name and name and gold_name != name:
         return None
     return _same_numbers(expected, given) and _same_numbers(given, expected)
+
+
+def _compare_sequences(gold: str, prediction: str) -> bool | None:
+    """Decide between tuples or intervals of plain numbers in the same brackets; order counts."""
+    golds, predictions = _sequence(gold), _sequence(prediction)
+    if golds is None or predictions is None or golds[0] != predictions[0]:
+        return None
+    expected, given = golds[1], predictions[1]
+    return len(expected) == len(given) and all(map(_same_element, expected, given))
+
+
+def _same_element(gold: PlainNumber | str, prediction: PlainNumber | str) -> bool:
+    if isinstance(gold, str) or isinstance(prediction, str):
+        return gold == prediction
+    return numbers_equal(gold, prediction)
+
+
+def _sequence(answer: str) -> tuple[str, list[PlainNumber | str]] | None:
+    """Read `(1,2)`, `[0,\\infty)` as (brackets, elements); `None` unless all are plain numbers or infinite."""
+    match = _SEQUENCE.fullmatch(answer.strip()) if len(answer) <= _MAX_LIST_CHARS else None
+    if match is None:
+        return None
+    elements: list[PlainNumber | str] = []
+    for part in match.group(2).split(","):
+        text = canonical(part)
+        element = _INFINITIES.get(text) or parse_number(text)
+        if element is None:
+            return None
+        elements.append(element)
+    return (match.group(1) + match.group(3), elements) if len(elements) > 1 else None
 
 
 def _same_numbers(expected: list[PlainNumber], given: list[PlainNumber]) -> bool:

@@ -19,6 +19,7 @@ import sage_dpo
 START_TIMEOUT_S = 120.0
 """Importing sympy takes one second on an idle machine and many on a loaded one or a cold network disk."""
 
+_MAX_PENDING_JOBS = 2  # one under way, one at hand; more would wait behind a slow one while other workers idle
 _MAX_PENDING_BYTES = 16_384
 """Less than the smallest default pipe buffer, so that sending never blocks while the child computes."""
 
@@ -68,6 +69,8 @@ class WorkerProcess:
         return self.clock_s + self._hard_timeout_s if self.jobs else float("inf")
 
     def has_room_for(self, size: int) -> bool:
+        if len(self.jobs) >= _MAX_PENDING_JOBS:
+            return False
         return not self.jobs or sum(pending for _, pending in self.jobs) + size <= _MAX_PENDING_BYTES
 
     def send(self, job: int, line: bytes) -> None:
