@@ -281,6 +281,7 @@ class TrainingSettings(Section):
         beta: DPO's beta.
         max_length: longest prompt + completion in tokens; longer pairs are excluded and counted, never cut.
         score_token_budget: padded tokens per forward-only scoring batch.
+        score_max_age: optimizer steps for which a completion's score is used again; 0 scores anew at every step.
         save_steps: checkpoint interval; 0 saves at the end only.
         probe_steps: measure greedy accuracy on the probe problems every so many steps; 0 never.
         trainer: any further field of TRL's `DPOConfig` / transformers' `TrainingArguments`, as it is.
@@ -293,6 +294,7 @@ class TrainingSettings(Section):
     beta: float = Field(0.1, gt=0.0)
     max_length: int | None = Field(4096, ge=2)
     score_token_budget: int = Field(16384, ge=64)
+    score_max_age: int = Field(0, ge=0)
     save_steps: int = Field(0, ge=0)
     probe_steps: int = Field(0, ge=0)
     trainer: dict[str, Any] = Field(default_factory=dict)

@@ -107,7 +107,21 @@ VARIANTS = {
     "random": {"selector": "random", "stratified": False},
     "all": {"selector": "all", "keep_ratio": 1.0, "stratified": False},
     "lora": {"lora": True},
+    "scores used again": {"score_max_age": 2},
 }
+
+
+def test_scores_used_again_save_tokens_and_are_logged(policy_folder, tmp_path):
+    # 40 pairs, 16 candidates a step: from the third step on, pairs come back two or three steps after they were scored
+    counts = {}
+    for age in (0, 3):
+        trainer = make_trainer(policy_folder, tmp_path / str(age), score_max_age=age, stratified=False)
+        trainer.train()
+        counts[age] = trainer.token_counts
+        reused = [row["sage/scores_reused"] for row in trainer.state.log_history if "loss" in row]
+        assert (max(reused) > 0) == (age > 0)
+    assert counts[3].scored < counts[0].scored
+    assert counts[3].trained_pairs == counts[0].trained_pairs
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -112,6 +112,7 @@ def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) ->
         "beta": training.beta,
         "max_length": training.max_length,
         "score_token_budget": training.score_token_budget,
+        "score_max_age": training.score_max_age,
         "bf16": is_bf16,
         "save_strategy": "steps" if training.save_steps else "no",
         "save_steps": training.save_steps or 500,

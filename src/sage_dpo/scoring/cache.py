@@ -18,7 +18,7 @@ from sage_dpo.errors import DataError
 from sage_dpo.scoring.scorer import TokenizedCompletion
 from sage_dpo.storage import atomic_path
 
-_KEY_BYTES = 16
+KEY_BYTES = 16
 
 
 class ReferenceCache:
@@ -36,11 +36,11 @@ class ReferenceCache:
         return len(self._values)
 
     def __contains__(self, completion: TokenizedCompletion) -> bool:
-        return self._key(completion) in self._values
+        return completion_key(completion, self.fingerprint) in self._values
 
     def add(self, completions: Sequence[TokenizedCompletion], logps: NDArray[np.float64]) -> None:
         for completion, value in zip(completions, logps.tolist(), strict=True):
-            self._values[self._key(completion)] = value
+            self._values[completion_key(completion, self.fingerprint)] = value
 
     def get(
         self,
@@ -51,10 +51,10 @@ class ReferenceCache:
         missing = [c for c in dict.fromkeys(completions) if c not in self]
         if missing:
             self.add(missing, compute(missing))
-        return np.array([self._values[self._key(c)] for c in completions], dtype=np.float64)
+        return np.array([self._values[completion_key(c, self.fingerprint)] for c in completions], dtype=np.float64)
 
     def save(self, path: str | Path) -> None:
-        keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, _KEY_BYTES)
+        keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, KEY_BYTES)
         values = np.array(list(self._values.values()), dtype=np.float64)
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, keys=keys, values=values, fingerprint=np.array(self.fingerprint))
@@ -74,13 +74,15 @@ class ReferenceCache:
                 )
             keys, values = data["keys"].tobytes(), data["values"].tolist()
         for row, value in enumerate(values):
-            self._values[keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]] = value
+            self._values[keys[row * KEY_BYTES : (row + 1) * KEY_BYTES]] = value
 
-    def _key(self, completion: TokenizedCompletion) -> bytes:
-        digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=_KEY_BYTES)
-        digest.update(len(completion.prompt_ids).to_bytes(8, "little"))
-        digest.update(np.array(completion.prompt_ids + completion.completion_ids, dtype=np.int32).tobytes())
-        return digest.digest()
+
+def completion_key(completion: TokenizedCompletion, salt: str = "") -> bytes:
+    """Return 16 bytes that identify a completion of a prompt; the boundary between the two counts."""
+    digest = hashlib.blake2b(salt.encode(), digest_size=KEY_BYTES)
+    digest.update(len(completion.prompt_ids).to_bytes(8, "little"))
+    digest.update(np.array(completion.prompt_ids + completion.completion_ids, dtype=np.int32).tobytes())
+    return digest.digest()
 
 
 def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples_per_tensor: int = 1024) -> str:

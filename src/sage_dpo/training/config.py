@@ -37,6 +37,7 @@ class SAGEConfig(DPOConfig):
     Attributes:
         Fields of `sage_dpo.config.SelectorSettings` and `sage_dpo.config.PoolSettings`, same names, and
         score_token_budget: padded tokens per forward-only scoring batch and device.
+        score_max_age: optimizer steps for which a completion's score is used again; 0 scores anew at every step.
         log_candidates: write every candidate's numbers to `output_dir/candidates/*.parquet` (`PairScore` records).
     """
 
@@ -66,6 +67,7 @@ class SAGEConfig(DPOConfig):
     competence_target: float = _field(PoolSettings, "competence_target", "competence at which it ends")
     refresh_steps: int = _field(PoolSettings, "refresh_steps", "refresh the pool every so many steps; 0 never")
     score_token_budget: int = field(default=16384, metadata={"help": "padded tokens per scoring batch"})
+    score_max_age: int = field(default=0, metadata={"help": "use scores again for so many steps; 0: score anew"})
     log_candidates: bool = field(default=True, metadata={"help": "write every candidate's numbers as Parquet"})
 
     def __post_init__(self) -> None:
@@ -74,6 +76,8 @@ class SAGEConfig(DPOConfig):
         self.pool_settings()
         if self.score_token_budget < 1:
             raise ConfigError(f"score_token_budget is {self.score_token_budget}, expected at least 1")
+        if self.score_max_age < 0:
+            raise ConfigError(f"score_max_age is {self.score_max_age}, expected optimizer steps, 0 or more")
         if self.truncation_mode != "keep_start":
             raise ConfigError(
                 f"truncation_mode is {self.truncation_mode!r}, but SAGE never truncates: pairs longer than max_length "

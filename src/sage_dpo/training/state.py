@@ -1,8 +1,9 @@
-"""What a SAGE checkpoint holds beyond TRL's: the pool, the reference log-probabilities, the token counts.
+"""What a SAGE checkpoint holds beyond TRL's: pool, reference log-probabilities, young scores, token counts.
 
 checkpoint-<step>/sage_state.json            pool cursors, counters, settings
 checkpoint-<step>/sage_success_rates.npy     if the pool is stratified
 checkpoint-<step>/sage_reference.npz         reference log-probabilities
+checkpoint-<step>/sage_scores.npz            scores that may still be used again
 """
 
 from __future__ import annotations
@@ -116,3 +117,7 @@ def last_complete_checkpoint(folder: str | Path, *, also: Sequence[str] = ()) ->
 
 def reference_path(folder: str | Path) -> Path:
     return Path(folder) / "sage_reference.npz"
+
+
+def scores_path(folder: str | Path) -> Path:
+    return Path(folder) / "sage_scores.npz"

@@ -35,7 +35,7 @@ from sage_dpo.core.strata import relative_success_rate
 from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
 from sage_dpo.pool.pool import CandidatePool
 from sage_dpo.pool.source import PairSource, PoolContents
-from sage_dpo.scoring import as_completions
+from sage_dpo.scoring import ScoreMemory, as_completions
 from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
@@ -53,6 +53,7 @@ from sage_dpo.training.state import (
     load_state,
     reference_path,
     save_state,
+    scores_path,
 )
 
 logger = get_logger(__name__)
@@ -110,6 +111,7 @@ class SAGETrainer(DPOTrainer):
             is_sharded=is_sharded,
             progress=not args.disable_tqdm,
         )
+        self.score_memory = ScoreMemory(args.score_max_age)
         self.selector = make_selector(args.selector_settings())
         self.pair_source = pair_source
         self._first_competence = competence
@@ -235,6 +237,8 @@ class SAGETrainer(DPOTrainer):
         super()._save_rng_state(output_dir)
         if self.accelerator.is_main_process:
             self.reference.cache.save(reference_path(output_dir))
+            if self.score_memory.max_age:
+                self.score_memory.save(scores_path(output_dir))
             self.candidate_log.flush()
             save_state(
                 output_dir,
@@ -253,6 +257,7 @@ class SAGETrainer(DPOTrainer):
             **self.args.selector_settings().model_dump(mode="json"),
             **self.args.pool_settings().model_dump(mode="json"),
             "keep_count": self.keep_count,
+            "score_max_age": self.args.score_max_age,
         }
 
     # -- the pool --------------------------------------------------------------------------------------------------
@@ -270,6 +275,8 @@ class SAGETrainer(DPOTrainer):
             return
         state = load_state(self._resume_path, settings=self._settings())
         self.reference.cache.load(reference_path(self._resume_path))
+        if self.score_memory.max_age:
+            self.score_memory.load(scores_path(self._resume_path))
         version = int(state.pool["version"])
         if self.pair_source is not None and version > 0:
             self.pairs = self._whole(self.pair_source.restore(version=version)).pairs
@@ -363,7 +370,10 @@ class SAGETrainer(DPOTrainer):
 
     def _score_candidates(self, columns: dict[str, list[Any]]) -> CandidateScores:
         completions = as_completions(columns)
-        scores = self.scorer.score(self.model, completions)
+        scores, reused = self.score_memory.scores(
+            completions, step=self.state.global_step, compute=lambda missing: self.scorer.score(self.model, missing)
+        )
+        self.log_metric("sage/scores_reused", reused)
         self.token_counts.scored += scores.tokens
         self._check_finite(scores.logps, columns, "policy")
         half = len(completions) // 2

@@ -1,0 +1,73 @@
+"""What it costs to use scores again (`score_max_age`): agreement of the selection, and tokens scored.
+
+SAGE trains for 60 steps on the quickstart's first pool. At every step the candidates are also scored anew, and it is
+counted how many of the kept pairs fresh scores would have kept too. By chance it would be the keep ratio, 50 %.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.end_to_end import CANDIDATES, Arms
+from benchmarks.harness import Claim, cost_claim
+from sage_dpo import SAGETrainer
+from sage_dpo.scoring import ScoreMemory
+
+AGES = (2, 5, 10, 20)
+
+
+class Agreement:
+    """Scores every step's candidates a second time, fresh, and compares what would be kept."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def watch(self, trainer: SAGETrainer) -> None:
+        score, memory = trainer._score_candidates, trainer.score_memory
+
+        def both(columns: dict[str, list[Any]]) -> Any:
+            stale = score(columns)
+            trainer.score_memory = ScoreMemory(0)
+            fresh = score(columns)
+            trainer.score_memory = memory
+            kept = [self._kept(trainer, scores) for scores in (stale, fresh)]
+            self.shares.append(len(kept[0] & kept[1]) / len(kept[0]))
+            return stale
+
+        trainer._score_candidates = both  # type: ignore[method-assign]
+
+    @staticmethod
+    def _kept(trainer: SAGETrainer, scores: Any) -> set[int]:
+        rng = np.random.default_rng(0)
+        selection = trainer.selector.select(
+            scores, count=len(scores), keep=min(trainer.keep_count, len(scores)), strata=None, rng=rng
+        )
+        return set(selection.kept.tolist())
+
+
+def benchmark(quick: bool) -> list[Claim]:
+    arms = Arms(steps=8 if quick else 60)
+    fresh = arms.ours("sage").token_counts.scored
+    claims = []
+    for age in AGES[1:3] if quick else AGES:
+        agreement = Agreement()
+        arms.ours("sage", watch=agreement.watch, score_max_age=age)
+        scored = arms.ours("sage", score_max_age=age).token_counts.scored
+        share = 100 * float(np.mean(agreement.shares))
+        claims.append(Claim(f"age {age}: kept pairs that fresh scores keep too", share / 100, None, share, 100.0, "%"))
+        claims.append(
+            cost_claim(
+                f"age {age}: tokens scored in {arms.steps} steps of {CANDIDATES}",
+                ours=scored,
+                peer=fresh,
+                unit="tokens",
+            )
+        )
+    return claims
+
+
+if __name__ == "__main__":
+    harness.run(benchmark, name="stale_scores")

@@ -1,0 +1,79 @@
+"""Scores of earlier optimizer steps, used again while they are young enough.
+
+A completion comes back when its pair is drawn again, or in another pair of its problem. Its score is then a few updates
+old: cheaper, and a little wrong. `docs/performance.md` says how much of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sage_dpo.scoring.cache import KEY_BYTES, completion_key
+from sage_dpo.scoring.scorer import CompletionScores, TokenizedCompletion
+from sage_dpo.storage import atomic_path
+
+
+class ScoreMemory:
+    """Remembers the scores of completions for some optimizer steps.
+
+    Args:
+        max_age: a score is used again up to so many steps after the one it was computed at; 0 remembers nothing.
+    """
+
+    def __init__(self, max_age: int) -> None:
+        self.max_age = max_age
+        self._values: dict[bytes, tuple[int, float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def scores(
+        self,
+        completions: Sequence[TokenizedCompletion],
+        *,
+        step: int,
+        compute: Callable[[Sequence[TokenizedCompletion]], CompletionScores],
+    ) -> tuple[CompletionScores, float]:
+        """Return the scores, computing those not remembered, and the share of completions that were.
+
+        Args:
+            completions: of this step's candidates.
+            step: optimizer steps done, which dates what is computed.
+            compute: scores completions with the policy as it is; not called if all are remembered.
+
+        Returns:
+            Columns as `score_completions` gives them, with `tokens` of what was computed only.
+        """
+        if self.max_age == 0:
+            return compute(completions), 0.0
+        self._values = {key: value for key, value in self._values.items() if step - value[0] <= self.max_age}
+        keys = [completion_key(completion) for completion in completions]
+        known = sum(key in self._values for key in keys) / max(1, len(keys))
+        missing = {key: c for key, c in zip(keys, completions, strict=True) if key not in self._values}
+        tokens = 0
+        if missing:
+            fresh = compute(list(missing.values()))
+            rows = zip(missing, fresh.logps.tolist(), fresh.informativeness.tolist(), strict=True)
+            self._values |= {key: (step, logp, informativeness) for key, logp, informativeness in rows}
+            tokens = fresh.tokens
+        columns = np.array([self._values[key][1:] for key in keys], dtype=np.float64).reshape(-1, 2)
+        lengths = np.array([len(c.completion_ids) for c in completions], dtype=np.int64)
+        return CompletionScores(columns[:, 0].copy(), columns[:, 1].copy(), lengths, tokens), known
+
+    def save(self, path: str | Path) -> None:
+        keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, KEY_BYTES)
+        values = np.array(list(self._values.values()), dtype=np.float64).reshape(-1, 3)
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, keys=keys, values=values)
+
+    def load(self, path: str | Path) -> None:
+        """Replace what is remembered by what `save` wrote."""
+        with np.load(path) as data:
+            keys, values = data["keys"], data["values"]
+        self._values = {
+            key.tobytes(): (int(step), float(logp), float(informativeness))
+            for key, (step, logp, informativeness) in zip(keys, values, strict=True)
+        }
