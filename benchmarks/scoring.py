@@ -23,7 +23,8 @@ from benchmarks.harness import Claim, cost_claim, interleave, peak_memory_added,
 from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
 from sage_dpo.scoring import as_completions, score_completions, token_budget_batches
 
-VOCABULARIES = (2_000, 32_000)
+PAIRS = {2_000: 128, 32_000: 32}  # by vocabulary
+QUICK_PAIRS = {2_000: 24, 32_000: 8}
 DEFAULT_BATCH = 8  # TRL's per_device_train_batch_size
 BATCHES = (1, 2, 4, 8, 16)
 TOKEN_BUDGET = 4096
@@ -70,13 +71,13 @@ def padded_tokens(contest: Contest, batch_size: int | None) -> float:
 
 def benchmark(quick: bool) -> list[Claim]:
     claims = []
-    for vocabulary in VOCABULARIES:
-        count, repetitions = (32, 1) if quick else (128, 3)
+    batches, repetitions = ((1, DEFAULT_BATCH), 1) if quick else (BATCHES, 3)
+    for vocabulary, count in (QUICK_PAIRS if quick else PAIRS).items():
         contest = Contest(vocabulary, count)
         np.testing.assert_allclose(contest.ours(), contest.peer(DEFAULT_BATCH), rtol=2e-5)
-        runs = {"ours": contest.ours, **{f"trl {b}": functools.partial(contest.peer, b) for b in BATCHES}}
+        runs = {"ours": contest.ours, **{f"trl {b}": functools.partial(contest.peer, b) for b in batches}}
         seconds = interleave(runs, repetitions)
-        best = min(BATCHES, key=lambda b: seconds[f"trl {b}"])
+        best = min(batches, key=lambda b: seconds[f"trl {b}"])
         for label, batch, required in (
             ("default batch 8", DEFAULT_BATCH, REQUIRED_AT_DEFAULT),
             (f"its best, batch {best}", best, REQUIRED_AT_BEST),

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from sage_dpo.core.utility import token_informativeness
 
-_SLICE = {"cpu": 2**19, "cuda": 2**26}
-"""Logits computed at once, in elements: on a CPU 2 MiB of float32, which stay in the cache, elsewhere 256 MiB."""
+_SLICE = {"cpu": 2**23, "cuda": 2**26}
+"""Logits computed at once, in elements: on a CPU 32 MiB of float32, elsewhere 256 MiB. Smaller slices read the head's
+weights too often: with 32,000 entries and a width of 128, 2^19 took 1.8 times as long as 2^23 on one core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,16 @@ def token_statistics(logits: Tensor, targets: Tensor) -> Tensor:
     """Return log p(y_t) and the informativeness of each token.
 
     Args:
-        logits: `[T, V]`, any floating dtype; computed in float32.
+        logits: `[T, V]`, any floating dtype; computed in float32. Overwritten, if they are float32.
         targets: `[T]` token ids y_t.
 
     Returns:
         `[T, 2]` float32.
     """
     logits = logits.float()
-    largest = logits.amax(dim=-1, keepdim=True)
-    target = (logits.gather(1, targets[:, None]) - largest)[:, 0]
-    weights = (logits - largest).exp_()
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    target = logits.gather(1, targets[:, None])[:, 0]
+    weights = logits.exp_()
     total = weights.sum(dim=-1)
     logps = target - total.log()
     sum_sq_probs = (torch.linalg.vector_norm(weights, dim=-1) / total) ** 2
