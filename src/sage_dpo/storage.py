@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from sage_dpo.errors import DataError, RunFolderError
 
@@ -164,6 +165,23 @@ def library_versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold a folder, created if needed, against other processes that want to write it.
+
+    Raises:
+        RunFolderError: another process holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / "run.lock", timeout=0):
+            yield
+    except Timeout:
+        raise RunFolderError(
+            f"another process is writing {root}; wait until it has ended, or give another `--output`"
+        ) from None
 
 
 class RunFolder:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from sage_dpo.errors import DataError, RunFolderError
 from sage_dpo.records import Completion, FinishReason, PairScore, PreferencePair, Problem, Verdict, VerdictKind
-from sage_dpo.storage import RunFolder, atomic_path, read_json, read_records, write_json, write_records
+from sage_dpo.storage import RunFolder, atomic_path, locked, read_json, read_records, write_json, write_records
 
 SCORE = PairScore(3, "pair", "problem", "easy", 0.5, 0.4, 0.24, 1.0, 0.3, True, 1)
 EXAMPLES = [
@@ -86,3 +89,17 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path):
     RunFolder(tmp_path, "a: 1\nb: 2\n")
     with pytest.raises(RunFolderError, match=r"changed: b: 3\).*--fresh"):
         RunFolder(tmp_path, "a: 1\nb: 3\n")
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
+    hold = "import sys; from pathlib import Path; from sage_dpo.storage import locked\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match="another process is writing .*run; wait"), locked(tmp_path / "run"):
+            pass
+        other.kill()  # a lock dies with its process
+        other.wait()
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()

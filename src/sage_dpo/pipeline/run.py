@@ -36,7 +36,7 @@ from sage_dpo.pipeline.sources import load_problem_source, load_suites
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.records import PreferencePair, Problem
 from sage_dpo.report import write_report
-from sage_dpo.storage import RunFolder, read_json, read_records, write_json, write_records
+from sage_dpo.storage import RunFolder, locked, read_json, read_records, write_json, write_records
 from sage_dpo.verification import Verifier
 
 
@@ -69,15 +69,18 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
     with Verifier(**config.verification.model_dump()) as verifier:
         if fresh and root.exists():  # only now that everything else is known to be in order
             _delete(root)
-        return _Run(config, RunFolder(root, dump_config(config)), tokenizer, suites, verifier, progress).execute()
+        with locked(root):
+            folder = RunFolder(root, dump_config(config))
+            return _Run(config, folder, tokenizer, suites, verifier, progress).execute()
 
 
 def _delete(root: Path) -> None:
     if not (root / "manifest.json").is_file():
         raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
     # Renamed first: an interrupted deletion must not leave half a run under the name.
-    doomed = root.rename(root.with_name(f".{root.name}.deleted.{os.getpid()}"))
-    shutil.rmtree(doomed)
+    with locked(root):
+        doomed = root.rename(root.with_name(f".{root.name}.deleted.{os.getpid()}"))
+        shutil.rmtree(doomed)
 
 
 class _Run:
