@@ -97,7 +97,7 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
     command = [sys.executable, "-c", hold, str(tmp_path / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match="another process is writing .*run; wait"), locked(tmp_path / "run"):
+        with pytest.raises(RunFolderError, match=r"another process is writing .*run; wait"), locked(tmp_path / "run"):
             pass
         other.kill()  # a lock dies with its process
         other.wait()
