@@ -38,6 +38,7 @@ from filelock import FileLock, Timeout
 from sage_dpo.errors import DataError, RunFolderError
 
 Record = TypeVar("Record")
+LOCK = "run.lock"
 _LIBRARIES = ("sage-dpo", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "pyarrow")
 
 
@@ -175,13 +176,17 @@ def locked(root: Path) -> Iterator[None]:
         RunFolderError: another process holds it.
     """
     root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / LOCK, timeout=0)
     try:
-        with FileLock(root / "run.lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise RunFolderError(
             f"another process is writing {root}; wait until it has ended, or give another `--output`"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class RunFolder:

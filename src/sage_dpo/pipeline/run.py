@@ -36,7 +36,7 @@ from sage_dpo.pipeline.sources import load_problem_source, load_suites
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.records import PreferencePair, Problem
 from sage_dpo.report import write_report
-from sage_dpo.storage import RunFolder, locked, read_json, read_records, write_json, write_records
+from sage_dpo.storage import LOCK, RunFolder, locked, read_json, read_records, write_json, write_records
 from sage_dpo.verification import Verifier
 
 
@@ -75,12 +75,12 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
 
 
 def _delete(root: Path) -> None:
-    if not (root / "manifest.json").is_file():
+    if not (root / "manifest.json").is_file() and any(path.name != LOCK for path in root.iterdir()):
         raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
     # Renamed first: an interrupted deletion must not leave half a run under the name.
     with locked(root):
         doomed = root.rename(root.with_name(f".{root.name}.deleted.{os.getpid()}"))
-        shutil.rmtree(doomed)
+    shutil.rmtree(doomed)
 
 
 class _Run:

@@ -210,6 +210,8 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
         f"assumed as well: padding {PADDING:g}, {100 * OCCUPANCY:.0f} % of a sampled batch's rows running, "
         f"{1000 * LAYER_CALL_S:g} ms to launch a layer, {1000 * VERIFICATION_CPU_S:g} ms of CPU to verify an answer"
     )
+    if config.training.score_max_age:
+        yield "scoring is planned anew for every step; training.score_max_age will save some of it"
     if inputs.weight_bytes == 4:
         yield "the first pool and the evaluation are sampled in float32, which the policy is loaded in"
     if machine.count > 1:

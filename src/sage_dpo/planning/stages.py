@@ -246,12 +246,17 @@ class Trainer:
 
     def stages(self) -> list[Stage]:
         """Reference, scoring and training of all steps."""
-        scored = 0.0
+        scored, batches = 0.0, 0
         if make_selector(self.config.selection).needs_scores:
+            batches = self.config.training.steps
             scored = self.config.training.steps * distinct_completions(self.pool, self.candidates)
         if self._estimates_strata:
             scored += (1 + self.refreshes) * self.pool.completions
-        return [self._forward(REFERENCE, self._referred()), self._forward(SCORING, scored), self._optimizer_steps()]
+        return [
+            self._forward(REFERENCE, self._referred()),
+            self._forward(SCORING, scored, batches=batches),
+            self._optimizer_steps(),
+        ]
 
     @property
     def _is_on_policy(self) -> bool:
@@ -276,12 +281,12 @@ class Trainer:
         distinct = (distinct_pairs(self.pool, count * self.candidates, keep_ratio=keep_ratio) for count in versions)
         return sum(distinct_completions(self.pool, pairs) for pairs in distinct)
 
-    def _forward(self, name: str, completions: float) -> Stage:
-        """Forward-only, in batches of at most `score_token_budget` padded tokens."""
+    def _forward(self, name: str, completions: float, *, batches: int = 0) -> Stage:
+        """Forward-only, in at least `batches` batches of at most `score_token_budget` padded tokens."""
         shape, lengths = self.inputs.shape, self.inputs.lengths
         sequences = Sequences(completions, lengths.prompt, lengths.completion)
         budget = max(self.config.training.score_token_budget, lengths.longest)
-        passes = PADDING * sequences.tokens / budget
+        passes = max(PADDING * sequences.tokens / budget, batches)
         positions = budget * lengths.longest_completion / lengths.longest
         memory = resident_bytes(shape, self.setup) + cast_bytes(shape, self.setup)
         memory += forward_bytes(

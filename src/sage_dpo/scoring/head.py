@@ -11,6 +11,7 @@ What this file does not know: sequences, batches, pairs.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ _SLICE = {"cpu": 2**23, "cuda": 2**26}
 weights too often: with 32,000 entries and a width of 128, 2^19 took 1.8 times as long as 2^23 on one core."""
 
 
+_NOT_SLICED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Heads whose model was seen to do more with logits; every process of a sharded model sees it at its first pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
     """The T tokens whose probabilities are wanted.
@@ -39,6 +44,9 @@ class Targets:
     positions: Tensor
     ids: Tensor
 
+    def to(self, device: torch.device) -> Targets:
+        return Targets(self.rows.to(device), self.positions.to(device), self.ids.to(device))
+
 
 def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets) -> Tensor:
     """Run the model once and return `[T, 2]` float32: log p(y_t), nats, and the informativeness of each target.
@@ -49,11 +57,12 @@ def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets) ->
         targets: which tokens.
     """
     head = _output_head(model)
-    if head is not None:
+    if head is not None and head not in _NOT_SLICED:
         with _replaced_forward(head, targets, input_ids.shape[1]) as sliced:
             result = model(input_ids=input_ids, use_cache=False).logits
-        if result is sliced.result:
-            return sliced.statistics
+        if sliced.is_untouched(result):
+            return sliced.statistics.to(input_ids.device)
+        _NOT_SLICED.add(head)
     logits = model(input_ids=input_ids, use_cache=False).logits
     return _in_slices(lambda states: states, logits[:, -input_ids.shape[1] :], targets)
 
@@ -89,8 +98,12 @@ class _SlicedHead:
     def __call__(self, hidden: Tensor) -> Tensor:
         hidden = hidden[:, -self._length :]  # prompt-learning adapters put virtual tokens in front
         self.statistics = _in_slices(self._original, hidden, self._targets)
-        self.result = self.statistics.new_zeros(*hidden.shape[:2], 1)
+        self.result = self.statistics.new_ones(*hidden.shape[:2], 1)  # ones, so that a change in place shows too
         return self.result
+
+    def is_untouched(self, logits: Tensor) -> bool:
+        """Whether the model returned what the head did, without changing it, in place or otherwise."""
+        return logits is self.result and bool(torch.equal(logits, torch.ones_like(logits)))
 
 
 @contextlib.contextmanager
@@ -108,6 +121,7 @@ def _replaced_forward(head: nn.Module, targets: Targets, length: int) -> Iterato
 
 def _in_slices(head: Callable[[Tensor], Tensor], states: Tensor, targets: Targets) -> Tensor:
     """Return `[T, 2]`: `head` applied to the states that predict the targets, a slice at a time."""
+    targets = targets.to(states.device)  # a model spread over several GPUs ends on another than it begins
     statistics = torch.empty(len(targets.ids), 2, dtype=torch.float32, device=states.device)
     budget = _SLICE["cpu" if states.device.type == "cpu" else "cuda"]
     start, width = 0, 1  # the first token tells the size of the vocabulary

@@ -35,6 +35,9 @@ class TokenizedCompletion:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+_DUMMY = TokenizedCompletion((0,), (0,))
+
+
 @dataclass(frozen=True, eq=False)
 class CompletionScores:
     """Columns over N completions.
@@ -89,7 +92,7 @@ def score_completions(
             stats[torch.from_numpy(batch)] = _score_batch(model, [unique[i] for i in batch], device).cpu()
             bar.update()
         for _ in range(passes - len(batches)):
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+            _score_batch(model, [_DUMMY], device)  # the same calls as for a real batch
             bar.update()
     position = {completion: row for row, completion in enumerate(unique)}
     columns = stats[[position[c] for c in completions]].numpy() if unique else stats.numpy()

@@ -105,12 +105,17 @@ def _start(run: StudyRun, root: Path, workers: int) -> subprocess.Popen[bytes]:
     folder = root / run.id
     recipe = folder.with_name(f"{folder.name}.yaml")
     write_text(recipe, recipe_text(run))
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // workers))
     command = [sys.executable, "-m", "sage_dpo.cli", "run", str(recipe), "--output", str(folder), "--quiet"]
     with folder.with_name(f"{folder.name}.log").open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": threads}
         )
+
+
+def _cores() -> int:
+    """Return the cores this process may use; macOS only tells how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _REMEDY = "Mend the cause and run the same command again to continue."

@@ -103,7 +103,9 @@ class SAGETrainer(DPOTrainer):
             self.data_collator.max_length = None  # over-long pairs are excluded; nothing may be cut
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if not is_sharded:
+        checkpointing = args.gradient_checkpointing_kwargs
+        is_reentrant = isinstance(checkpointing, dict) and checkpointing.get("use_reentrant")
+        if not (is_sharded or args.pad_to_multiple_of or (is_reentrant and self.accelerator.num_processes > 1)):
             group_rows_by_length(self.model)
         self.scorer = ShardedScorer(
             self.accelerator,

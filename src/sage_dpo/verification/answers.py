@@ -23,6 +23,7 @@ _CHARACTERS = str.maketrans(
     }
 )  # fmt: skip
 _REWRITES: Sequence[tuple[re.Pattern[str], str]] = [
+    (re.compile(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))"), ""),  # a comma that separates thousands, not list elements
     (re.compile(r"\\!\s*|\\(?:displaystyle|bigl?|bigr|Bigl?|Bigr|limits)(?![A-Za-z])"), ""),
     (re.compile(r"\\m?(?:left|right)(?=[\[\]()|.\\])"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),

@@ -195,7 +195,7 @@ class _Run:
         while self._waiting and worker.is_ready:
             job = self._waiting[0]
             if job in self._suspects and (worker.served or worker.jobs):
-                if not worker.jobs:
+                if not (worker.jobs or any(not other.served and not other.jobs for other in self._workers)):
                     self._replace(worker)
                 return
             line = self._encode(job)

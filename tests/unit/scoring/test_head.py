@@ -123,3 +123,37 @@ def test_gradient_free_scores_do_not_depend_on_the_slice(monkeypatch):
     whole = forward_statistics(model, ids, targets)
     monkeypatch.setitem(head_module._SLICE, "cpu", 1)
     torch.testing.assert_close(forward_statistics(model, ids, targets), whole, rtol=1e-5, atol=1e-6)
+
+
+class ChangesLogitsInPlace(torch.nn.Module):
+    """A model whose forward pass caps the very tensor that its head returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = make_model(LlamaConfig)
+
+    def get_output_embeddings(self):
+        return self.inner.lm_head
+
+    def forward(self, **kwargs):
+        result = self.inner(**kwargs)
+        result.logits.div_(3).tanh_().mul_(3)
+        return result
+
+
+@torch.inference_mode()
+def test_a_change_of_the_logits_in_place_is_noticed():
+    model = ChangesLogitsInPlace()
+    ids, targets = make_input()
+    expected = by_definition(model, ids, targets)
+    torch.testing.assert_close(forward_statistics(model, ids, targets).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_model_that_changes_logits_is_run_once_a_batch_from_then_on():
+    model = make_model(GraniteConfig, logits_scaling=3.0)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    for expected in (2, 3, 4):
+        forward_statistics(model, *make_input())
+        assert len(calls) == expected

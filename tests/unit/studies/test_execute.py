@@ -134,9 +134,16 @@ def test_after_mending_the_same_folder_is_continued(root: Path) -> None:
 
 
 def test_workers_share_the_cores(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
     run_all(root, make_run("a"), workers=3)
     assert (root.parent / "calls").read_text(encoding="utf-8").split()[1] == "2"
+
+
+def test_a_number_of_threads_that_the_user_set_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    run_all(root, make_run("a"), workers=3)
+    assert (root.parent / "calls").read_text(encoding="utf-8").split()[1] == "5"
 
 
 def test_sigterm_ends_the_runs_too(root: Path) -> None:

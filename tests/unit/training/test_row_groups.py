@@ -38,7 +38,7 @@ def make_models():
 
 @pytest.mark.parametrize("limit", [0, 4, 1000])
 def test_values_and_gradients_are_those_of_the_padded_batch(limit, monkeypatch):
-    monkeypatch.setattr(row_groups, "PADDING_LIMIT", limit)
+    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", limit)
     plain, grouped = make_models()
     batch = make_batch()
     results = [model(**batch, fused_lm_head=True) for model in (plain, grouped)]
@@ -62,20 +62,20 @@ def count_rows(model, batch):
 
 
 def test_groups_are_padded_to_their_own_longest(monkeypatch):
-    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 2)
+    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 2)
     _, grouped = make_models()
     assert count_rows(grouped, make_batch()) == [(1, 12), (2, 7), (2, 3)]
 
 
 @pytest.mark.parametrize("change", [{"attention_mask": None}, {"output_attentions": False}])
 def test_other_inputs_pass_through(change, monkeypatch):
-    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 0)
+    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 0)
     _, grouped = make_models()
     assert count_rows(grouped, make_batch() | change) == [(5, 12)]
 
 
 def test_padding_on_the_left_passes_through(monkeypatch):
-    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 0)
+    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 0)
     _, grouped = make_models()
     batch = make_batch()
     assert count_rows(grouped, batch | {"attention_mask": batch["attention_mask"].flip(1)}) == [(5, 12)]
@@ -88,9 +88,21 @@ def test_a_call_without_the_fused_head_is_the_models_own():
     torch.testing.assert_close(grouped(**batch).logits, plain(**batch).logits, rtol=0, atol=0)
 
 
-def test_an_adapters_base_model_is_patched(monkeypatch):
-    monkeypatch.setattr(row_groups, "PADDING_LIMIT", 0)
-    model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"]))
+@pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])  # with it, PEFT passes every argument by name
+def test_an_adapters_base_model_is_patched(task_type, monkeypatch):
+    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 0)
+    model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"], task_type=task_type))
     add_fused_lm_head(model.get_base_model(), outputs=OUTPUTS)
     group_rows_by_length(model)
     assert len(count_rows(model, make_batch())) == 4
+
+
+def test_a_deep_copy_runs_its_own_weights():
+    _, grouped = make_models()
+    copied = copy.deepcopy(grouped)
+    batch = make_batch()
+    expected = grouped(**batch, fused_lm_head=True).log_probs
+    with torch.no_grad():
+        for parameter in grouped.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(copied(**batch, fused_lm_head=True).log_probs, expected)

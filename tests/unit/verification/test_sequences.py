@@ -20,6 +20,9 @@ from sage_dpo.verification.answers import compare_answers
         (r"(-\infty, 2)", r"(-\infty, 3)", False),
         (r"(-\infty, 2)", r"(\infty, 2)", False),
         ("[1, 2)", "[1, 2.5)", False),
+        ("(10000, 5)", "(10{,}000, 5)", True),
+        (r"(1000, 2)", r"(1,\!000, 2)", True),
+        ("1000, 2000", "1{,}000, 2{,}000", True),
         ("(3, 4)", "[3, 4]", None),  # other brackets: tuple or interval, math-verify decides
         ("(x, 4)", "(3, 4)", None),
         ("(1,2) \\cup (3,4)", "(1,2) \\cup (3,5)", None),
