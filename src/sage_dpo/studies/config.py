@@ -58,7 +58,7 @@ class StudyConfig(Section):
         recipe: path of the recipe, relative to the study file.
         seeds: each gives every arm its own problems, rollouts and order of pairs; the policy and suites are the same.
         set: overrides of the recipe for all runs.
-        arms: added to the recipe's arms, or replacing those of the same name; with `null` removing one.
+        arms: added to the recipe's arms, or changing those of the same name key by key; `null` removes one.
         conditions: what varies over all arms together.
         sweep: what varies within some arms.
         axis: label of the conditions' axis.

@@ -96,7 +96,7 @@ def _check_analyses(study: StudyConfig, runs: list[StudyRun]) -> None:
 def _run(study: StudyConfig, recipe: Path, condition: Condition, seed: int) -> StudyRun:
     overrides = {**study.set, **condition.set, "name": f"{study.name}-{condition.name}-{seed}", "seed": seed}
     base = load_config(recipe, overrides)
-    arms: dict[str, ArmSettings | None] = {**base.arms, **study.arms}
+    arms = {**base.arms, **{name: _merged(base.arms.get(name), arm) for name, arm in study.arms.items()}}
     present = {name: arm for name, arm in arms.items() if arm is not None}
     wanted = list(present) if condition.arms is None else condition.arms
     unknown = sorted({*wanted, *(study.sweep.arms if study.sweep else ())} - set(present))
@@ -112,6 +112,17 @@ def _run(study: StudyConfig, recipe: Path, condition: Condition, seed: int) -> S
             origin[full] = (name, value)
     document = {**base.model_dump(mode="json"), "arms": {name: arm.model_dump() for name, arm in final.items()}}
     return StudyRun(condition, seed, validate(RunConfig, document, where=f"study {study.name}"), origin)
+
+
+def _merged(arm: ArmSettings | None, changes: ArmSettings | None) -> ArmSettings | None:
+    """Change an arm of the recipe key by key: what the study leaves out stays, the selector for one."""
+    if arm is None or changes is None:
+        return changes
+    updates = changes.model_dump(exclude_unset=True)
+    merged = {
+        key: {**getattr(arm, key), **value} if isinstance(value, dict) else value for key, value in updates.items()
+    }
+    return arm.model_copy(update=merged)
 
 
 def _swept(arm: ArmSettings, sweep: Sweep | None, value: float) -> ArmSettings:

@@ -47,7 +47,9 @@ def run_study(
     """
     study = load_study(path)
     if seeds is not None:
-        study = validate(StudyConfig, {**study.model_dump(), "seeds": list(seeds)}, where=f"study {study.name}")
+        study = validate(
+            StudyConfig, {**study.model_dump(exclude_unset=True), "seeds": list(seeds)}, where=f"study {study.name}"
+        )
     root = output or Path("runs") / "studies" / study.name
     runs = expand(study, path.parent / study.recipe)
     if not report_only:

@@ -77,7 +77,7 @@ def test_small_and_whole_numbers_are_swept_too(recipe: Path) -> None:
     assert steps.config.for_arm("sage@32").training.candidates_per_step == 32
 
 
-def test_arms_are_added_replaced_and_removed(recipe: Path) -> None:
+def test_arms_are_added_changed_and_removed(recipe: Path) -> None:
     arms = {
         "dpo_full": None,
         "sage": {"selection": {"keep_ratio": 0.25}},
@@ -86,7 +86,16 @@ def test_arms_are_added_replaced_and_removed(recipe: Path) -> None:
     (run,) = grid(recipe, arms=arms)
     assert list(run.config.arms) == ["vanilla", "sage", "random"]
     sage = run.config.for_arm("sage")
-    assert (sage.selection.keep_ratio, sage.training.learning_rate) == (0.25, 1e-4)
+    assert (sage.selection.keep_ratio, sage.training.learning_rate) == (0.25, 2e-4)
+
+
+def test_an_arm_keeps_what_the_study_does_not_change(recipe: Path) -> None:
+    # an arm called dpo_full must not become SAGE because the study gives it another learning rate
+    changes = {"dpo_full": {"training": {"learning_rate": 5e-5}}, "vanilla": {"pool": {"stratified": False}}}
+    (run,) = grid(recipe, arms=changes)
+    assert run.config.for_arm("dpo_full").selection.selector == "all"
+    assert run.config.for_arm("dpo_full").training.learning_rate == 5e-5
+    assert not run.config.arms["vanilla"].train
 
 
 def test_a_condition_may_have_arms_of_its_own(recipe: Path) -> None:
