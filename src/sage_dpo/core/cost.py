@@ -197,8 +197,8 @@ def step_flops(shape: ModelShape, sequences: Sequences, setup: TrainingSetup) ->
         forward + gradients of activations + gradients of weights (+ forward again, with checkpointing)
 
     Gradients of weights are as much as a forward pass without attention where all weights are trained; LoRA computes
-    them for its adapters only. Attention's backward pass costs twice its forward pass (PaLM, as above). Not counted: TRL's
-    fused loss computes the head's logits once more in its backward pass.
+    them for its adapters only. Attention's backward pass costs twice its forward pass (PaLM, as above). Not counted:
+    TRL's fused loss computes the head's logits once more in its backward pass.
     """
     adapters = 2.0 * (setup.adapters or 0) * sequences.tokens
     linear = _linear_flops(shape, sequences) + adapters
