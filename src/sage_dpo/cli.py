@@ -27,7 +27,7 @@ gym_app = typer.Typer(help="The gym: a small reasoning world with known misconce
 app.add_typer(gym_app, name="gym")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:S for the bundled policy.")]
+ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:S, gym:M for a bundled policy.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")]
 ProblemsPath = Annotated[Path, typer.Option("--problems", help="JSONL or Parquet with id, problem, answer.")]
 PromptTemplate = Annotated[str, typer.Option(help="User message; {problem} is replaced.")]

@@ -137,7 +137,7 @@ class PolicySettings(Section):
     """The policy to align.
 
     Attributes:
-        path: `gym:S` (bundled), a local folder, or a hub id.
+        path: `gym:S` or `gym:M` (bundled), a local folder, or a hub id.
         revision: hub revision, pinned for reproducible runs.
         dtype: weights as loaded: `float32`, `bfloat16`, `float16` or `auto`.
         lora: adapter settings, or `None` for full fine-tuning.

@@ -45,11 +45,14 @@ def test_unknown_or_unbundled_sizes_are_rejected() -> None:
     assert set(SIZES) == {"S", "M", "L"}
 
 
+@pytest.mark.parametrize(("size", "parameters", "megabytes"), [("S", 350_592, 1.5), ("M", 2_251_776, 4.6)])
 @torch.inference_mode()
-def test_bundled_policy_is_half_right_and_its_format_is_sound() -> None:
-    path = bundled_policy_path("S")
-    assert (path / "model.safetensors").stat().st_size < 3e6
+def test_bundled_policy_is_half_right_and_its_format_is_sound(size: str, parameters: int, megabytes: float) -> None:
+    path = bundled_policy_path(size)
+    assert (path / "model.safetensors").stat().st_size < megabytes * 1e6
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    assert model.num_parameters() == parameters
+    assert model.dtype == torch.float32
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
     problems = [problem for name in SUITES if name != "longer" for problem in load_suite(name)[:16]]
     prompts = [[{"role": "user", "content": problem.problem}] for problem in problems]
