@@ -75,7 +75,8 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
 
 
 def _delete(root: Path) -> None:
-    if not (root / "manifest.json").is_file() and any(path.name != LOCK for path in root.iterdir()):
+    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    if "manifest.json" not in names and names != {LOCK}:  # a lock alone: killed before it had begun
         raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
     # Renamed first: an interrupted deletion must not leave half a run under the name.
     with locked(root):
