@@ -20,6 +20,7 @@ from sage_dpo.core.strata import STRATA, assign_strata
 from sage_dpo.errors import EmptyPoolError
 
 _CYCLE_STREAM, _ORDER_STREAM = 0x4359434C, 0x4F524445  # keep keys apart, also from callers' (seed, version, step)
+_SHUFFLED_AT_ONCE, _PARTS = 2**16, 16  # pairs of a stratum; parts that a larger one is shuffled in
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,20 +208,19 @@ class _Walk:
         self._cursor = 0
         self._carry: list[int] = []  # positions in `rows` drawn from the last cycle by the draw that crossed over
         self._crossed = 0  # how many that draw then took from this cycle
-        self._order: NDArray[Any] | None = None  # shuffled lazily: a pool that is only inspected costs nothing
+        self._order: _Shuffle | None = None  # made when first needed: a pool that is only inspected costs nothing
 
     def take(self, count: int) -> NDArray[Any]:
         """Return the next `count` rows, all distinct; count <= size."""
         if count == 0:
             return self._rows[:0]
-        order = self._current()
-        taken = order[self._cursor : self._cursor + count]
+        taken = self._ahead(count)
         self._cursor += taken.size
         missing = count - taken.size
         if missing:
             self.cycle, self._cursor = self.cycle + 1, missing
             self._carry, self._crossed, self._order = taken.tolist(), missing, None
-            taken = np.concatenate([taken, self._current()[:missing]])
+            taken = np.concatenate([taken, self._ahead(missing, start=0)])
         rows: NDArray[Any] = self._rows[taken]
         return rows
 
@@ -232,20 +232,49 @@ class _Walk:
         self._carry, self._crossed = list(state["carry"]), state["crossed"]
         self._key, self._order = key, None
 
-    def _current(self) -> NDArray[Any]:
-        """Return this cycle's order of positions, shuffling it on first use."""
-        order = self._order
-        if order is None:
-            order = np.arange(self.size, dtype=self._rows.dtype)
-            _generator(*self._key, self.cycle).shuffle(order)
+    def _ahead(self, count: int, start: int | None = None) -> NDArray[Any]:
+        """Return this cycle's next `count` positions from the cursor (or `start`) on, fewer where it ends."""
+        if self._order is None:
+            self._order = _Shuffle(self.size, _generator(*self._key, self.cycle), self._rows.dtype)
             if self._carry:
                 # At most len(carry) of these are in it, so the window holds enough others.
-                window = order[: self._crossed + len(self._carry)]
+                window = self._order[: self._crossed + len(self._carry)]
                 is_carried = np.isin(window, self._carry)
                 first = window[~is_carried][: self._crossed]
-                order[: window.size] = np.concatenate([first, window[~np.isin(window, first)]])
-            self._order = order
-        return order
+                window[:] = np.concatenate([first, window[~np.isin(window, first)]])
+        start = self._cursor if start is None else start
+        return self._order[start : start + count]
+
+
+class _Shuffle:
+    """A uniformly random order of 0 .. size - 1, computed as far as it is read.
+
+    Many pairs are first dealt at random into parts, and a part is shuffled when a slice reaches it. That gives every
+    order with equal probability, as shuffling all at once does (Rao 1961, Sandelius 1962), and parts fit the cache.
+    """
+
+    def __init__(self, size: int, generator: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self._generator = generator
+        self._order = np.empty(size, dtype=dtype)
+        self._done = self._next_part = 0
+        is_small = size <= _SHUFFLED_AT_ONCE
+        self._parts = None if is_small else np.frombuffer(generator.bytes(size), dtype=np.uint8) % _PARTS
+
+    def __getitem__(self, places: slice) -> NDArray[Any]:
+        """Return a view of the order; what is written to it stays."""
+        start, stop, _ = places.indices(self._order.size)
+        while self._done < stop:
+            self._shuffle_next_part()
+        return self._order[start:stop]
+
+    def _shuffle_next_part(self) -> None:
+        if self._parts is None:
+            members = np.arange(self._order.size, dtype=self._order.dtype)
+        else:
+            members = np.flatnonzero(self._parts == self._next_part).astype(self._order.dtype)
+        self._generator.shuffle(members)
+        self._order[self._done : self._done + members.size] = members
+        self._done, self._next_part = self._done + members.size, self._next_part + 1
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,10 +14,17 @@ from hypothesis import strategies as st
 from sage_dpo.config import PoolSettings, validate
 from sage_dpo.core.strata import assign_strata
 from sage_dpo.errors import ConfigError, EmptyPoolError
+from sage_dpo.pool import pool as pool_module
 from sage_dpo.pool.pool import CandidatePool
 
 SCHEDULED = PoolSettings(schedule_start=(0.5, 0.3, 0.2), schedule_end=(0.1, 0.3, 0.6))
 UNSTRATIFIED = PoolSettings(stratified=False)
+SHUFFLED_AT_ONCE = pytest.mark.parametrize("at_once", [2**16, 0], ids=["whole strata", "parts"])
+
+
+def shuffling(at_once: int) -> mock._patch[int]:
+    """Shuffle strata of up to `at_once` pairs as a whole, larger ones in parts."""
+    return mock.patch.object(pool_module, "_SHUFFLED_AT_ONCE", at_once)
 
 
 def make_pool(size: int = 100, pool_settings: PoolSettings = SCHEDULED, seed: int = 0) -> CandidatePool:
@@ -77,13 +86,21 @@ def test_an_empty_stratum_is_replaced_by_the_others() -> None:
     assert np.bincount(strata, minlength=3).tolist() == [14, 0, 6]
 
 
+@SHUFFLED_AT_ONCE
 @given(
     sizes=st.lists(st.integers(0, 12), min_size=3, max_size=3).filter(any),
     fractions=st.lists(st.floats(0, 1), min_size=1, max_size=30),
     seed=st.integers(0, 2**40),
 )
 @settings(max_examples=200)
-def test_each_stratum_is_exhausted_before_any_pair_repeats(sizes: list[int], fractions: list[float], seed: int) -> None:
+def test_each_stratum_is_exhausted_before_any_pair_repeats(
+    at_once: int, sizes: list[int], fractions: list[float], seed: int
+) -> None:
+    with shuffling(at_once):
+        check_strata_are_exhausted(sizes, fractions, seed)
+
+
+def check_strata_are_exhausted(sizes: list[int], fractions: list[float], seed: int) -> None:
     rates, size = np.repeat([0.9, 0.5, 0.1], sizes), sum(sizes)
     pool = CandidatePool(size, rates, settings=SCHEDULED, seed=seed)
     drawn: Counter[int] = Counter()
@@ -97,9 +114,15 @@ def test_each_stratum_is_exhausted_before_any_pair_repeats(sizes: list[int], fra
             assert not times or max(times) - min(times) <= 1
 
 
+@SHUFFLED_AT_ONCE
 @given(counts=st.lists(st.integers(1, 9), min_size=2, max_size=40), data=st.data())
 @settings(max_examples=100)
-def test_resume_equals_uninterrupted(counts: list[int], data: st.DataObject) -> None:
+def test_resume_equals_uninterrupted(at_once: int, counts: list[int], data: st.DataObject) -> None:
+    with shuffling(at_once):
+        check_resume(counts, data)
+
+
+def check_resume(counts: list[int], data: st.DataObject) -> None:
     stop = data.draw(st.integers(0, len(counts)))
     rates = np.random.default_rng(3).random(11)
 
@@ -163,12 +186,26 @@ def test_strata_are_mixed_within_a_draw() -> None:
     assert len(set(strata[:50].tolist())) == 3
 
 
-def test_cycles_are_uniform() -> None:
-    # 6000 first draws over 6 pairs: 1000 each, standard deviation 29
-    first = [
-        CandidatePool(6, settings=UNSTRATIFIED, seed=s).draw(1, step=0, progress=0.0).indices[0] for s in range(6000)
-    ]
-    assert np.abs(np.bincount(first) - 1000).max() < 150
+@SHUFFLED_AT_ONCE
+def test_every_order_is_equally_likely(at_once: int) -> None:
+    # 12000 cycles of 4 pairs, 24 orders: 500 each, standard deviation 22
+    with shuffling(at_once):
+        orders = Counter(
+            tuple(CandidatePool(4, settings=UNSTRATIFIED, seed=s)._walks[0].take(4).tolist()) for s in range(12000)
+        )
+    assert set(orders) == set(itertools.permutations(range(4)))
+    assert max(abs(count - 500) for count in orders.values()) < 110
+
+
+def test_a_large_stratum_is_shuffled_only_as_far_as_it_is_drawn() -> None:
+    size = 2**16 + 1
+    pool = CandidatePool(size, settings=UNSTRATIFIED, seed=0)
+    first = pool.draw(1000, step=0, progress=0.0).indices
+    order = pool._walks[0]._order
+    assert order is not None
+    assert 1000 <= order._done < size / 10  # one part of sixteen
+    rest = pool.draw(size - 1000, step=1, progress=0.0).indices
+    assert np.array_equal(np.sort(np.concatenate([first, rest])), np.arange(size))
 
 
 def test_an_unstratified_pool_needs_no_success_rates() -> None:
