@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tests.conftest import make_tiny_model, make_tiny_tokenizer
+from tests.flash import FlashAttention, uses_flash_attention
 from transformers import Qwen2ForCausalLM
 from trl import DPOConfig, DPOTrainer
 
@@ -168,6 +171,42 @@ def test_selecting_everything_is_trl_dpo(policy_folder, tmp_path):
     np.testing.assert_allclose(losses(ours), losses(theirs), rtol=2e-4)
     for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_packed_sequences_select_and_train_as_padded_ones_do(lora, policy_folder, tmp_path, monkeypatch):
+    """Scores, reference and training rows without padding, where the attention kernel keeps sequences apart."""
+    padded = make_trainer(policy_folder, tmp_path / "padded", max_steps=3, lora=lora)
+    padded.train()
+    flash = FlashAttention()
+    flash.install(monkeypatch)
+    packed = make_trainer(policy_folder, tmp_path / "packed", max_steps=3, lora=lora)
+    for model in filter(None, (packed.model, packed.ref_model)):
+        uses_flash_attention(model.get_base_model() if lora else model)
+    packed.train()
+    np.testing.assert_allclose(losses(packed), losses(padded), rtol=2e-3)
+    kept = [
+        [(row.step, row.pair_id) for row in read_candidates(tmp_path / name / "candidates") if row.is_kept]
+        for name in ("padded", "packed")
+    ]
+    assert kept[0] == kept[1]
+    assert packed.token_counts == padded.token_counts
+    assert len(flash.bounds) > 0
+
+
+def test_compiled_layers_select_and_train_as_plain_ones_do(policy_folder, tmp_path):
+    plain = make_trainer(policy_folder, tmp_path / "plain", max_steps=3)
+    plain.train()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with mock.patch.dict(os.environ):  # accelerate takes the options of a compilation from there
+        options = {"torch_compile": True, "torch_compile_backend": "eager"}  # traced as for any other, not compiled
+        compiled = make_trainer(policy_folder, tmp_path / "compiled", max_steps=3, **options)
+        compiled.train()
+    np.testing.assert_allclose(losses(compiled), losses(plain), rtol=1e-4)
+    # a layer and what surrounds it, with and without gradients; not each layer, not each shape
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
+    torch._dynamo.reset()
 
 
 def test_trl_loss_on_our_batch_is_the_core_formula(policy_folder, tmp_path):

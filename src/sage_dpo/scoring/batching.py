@@ -45,6 +45,26 @@ def token_budget_batches(
     return batches
 
 
+def packed_batches(lengths: NDArray[np.int64], *, token_budget: int) -> list[NDArray[np.int64]]:
+    """Group sequences into batches that run without padding: as many as `token_budget` real tokens allow.
+
+    Longest first, as `token_budget_batches`, so that the sequences of a batch ask the same of attention. A sequence
+    longer than the budget is a batch of its own. Arguments, result and errors as there.
+    """
+    if token_budget < 1:
+        raise ValueError(f"token_budget is {token_budget}, expected at least 1")
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    ends = np.cumsum(np.asarray(lengths)[order])
+    batches = []
+    start = 0
+    while start < len(order):
+        begun = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, begun + token_budget, side="right")))
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
 def padding_ratio(lengths: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> float:
     """Return padded tokens over real tokens for a batching; 1.0 is no padding."""
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)

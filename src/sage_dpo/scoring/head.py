@@ -48,22 +48,23 @@ class Targets:
         return Targets(self.rows.to(device), self.positions.to(device), self.ids.to(device))
 
 
-def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets) -> Tensor:
+def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets, **arguments: Any) -> Tensor:
     """Run the model once and return `[T, 2]` float32: log p(y_t), nats, and the informativeness of each target.
 
     Args:
         model: causal language model, also wrapped by accelerate, DistributedDataParallel or PEFT.
         input_ids: `[B, L]`, padded on the right; no attention mask is passed.
         targets: which tokens.
+        arguments: more for the model's forward pass, see `packing.packing_arguments`.
     """
     head = _output_head(model)
     if head is not None and head not in _NOT_SLICED:
         with _replaced_forward(head, targets, input_ids.shape[1]) as sliced:
-            result = model(input_ids=input_ids, use_cache=False).logits
+            result = model(input_ids=input_ids, use_cache=False, **arguments).logits
         if sliced.is_untouched(result):
             return sliced.statistics.to(input_ids.device)
         _NOT_SLICED.add(head)
-    logits = model(input_ids=input_ids, use_cache=False).logits
+    logits = model(input_ids=input_ids, use_cache=False, **arguments).logits
     return _in_slices(lambda states: states, logits[:, -input_ids.shape[1] :], targets)
 
 

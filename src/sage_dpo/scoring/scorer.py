@@ -1,8 +1,9 @@
 """Forward-only scoring: log-probability and informativeness of completions under a model.
 
-Sequences are padded on the right and the model gets no attention mask: under causal attention no token sees the
-padding behind it, and without a mask PyTorch takes its fastest attention kernel. The language-model head runs on
-completion positions only, a slice of them at a time (`head.py`).
+Sequences run end to end without padding where the attention kernel allows it (`packing.py`). Elsewhere they are padded
+on the right and the model gets no attention mask: under causal attention no token sees the padding behind it, and
+without a mask PyTorch takes its fastest attention kernel. The language-model head runs on completion positions only, a
+slice of them at a time (`head.py`).
 
 What this file does not know: pairs, margins, and which of the scores matter.
 """
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sage_dpo.scoring.batching import token_budget_batches
+from sage_dpo.scoring.batching import packed_batches, token_budget_batches
 from sage_dpo.scoring.head import Targets, forward_statistics
+from sage_dpo.scoring.packing import packing_arguments, supports_packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def score_completions(
     Args:
         model: causal language model; put in evaluation mode meanwhile (dropout off).
         completions: any order, any lengths.
-        token_budget: padded tokens per forward pass.
+        token_budget: tokens per forward pass, padding included.
         device: where the inputs go.
         synchronize_count: maps this process's number of forward passes to that of the busiest process. Under FSDP and
             ZeRO-3 every process must run the model equally often; the missing passes are run on a dummy token.
@@ -84,15 +86,16 @@ def score_completions(
     unique = list(dict.fromkeys(completions))
     lengths = np.array([len(c) for c in unique], dtype=np.int64)
     stats = torch.zeros(len(unique), 2, dtype=torch.float64)
-    batches = token_budget_batches(lengths, token_budget=token_budget) if unique else []
+    group, run = (packed_batches, _score_packed) if supports_packing(model) else (token_budget_batches, _score_padded)
+    batches = group(lengths, token_budget=token_budget) if unique else []
     passes = synchronize_count(len(batches)) if synchronize_count else len(batches)
     guard = torch.inference_mode() if inference_mode else torch.no_grad()
     with guard, evaluation_mode(model), tqdm(total=passes, desc=progress, disable=progress is None) as bar:
         for batch in batches:
-            stats[torch.from_numpy(batch)] = _score_batch(model, [unique[i] for i in batch], device).cpu()
+            stats[torch.from_numpy(batch)] = run(model, [unique[i] for i in batch], device).cpu()
             bar.update()
         for _ in range(passes - len(batches)):
-            _score_batch(model, [_DUMMY], device)  # the same calls as for a real batch
+            run(model, [_DUMMY], device)  # the same calls as for a real batch
             bar.update()
     position = {completion: row for row, completion in enumerate(unique)}
     columns = stats[[position[c] for c in completions]].numpy() if unique else stats.numpy()
@@ -104,20 +107,44 @@ def score_completions(
     )
 
 
-def _score_batch(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
-    """Return `[B, 2]`: summed log-probability and informativeness of each completion."""
-    lengths = [len(c) for c in batch]
-    input_ids = np.zeros((len(batch), max(lengths)), dtype=np.int64)
+def _score_padded(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
+    """Return `[B, 2]`: summed log-probability and informativeness of each completion, a row each."""
+    input_ids = np.zeros((len(batch), max(len(c) for c in batch)), dtype=np.int64)
     for target, completion in zip(input_ids, batch, strict=True):
         target[: len(completion)] = completion.prompt_ids + completion.completion_ids
+    row = np.arange(len(batch))
+    return _score_rows(model, input_ids, batch, rows=row, starts=np.zeros_like(row), device=device)
+
+
+def _score_packed(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
+    """Return the same as `_score_padded`; the completions run in one row."""
+    lengths = np.array([len(c) for c in batch])
+    input_ids = np.concatenate([np.array(c.prompt_ids + c.completion_ids) for c in batch])[None]
+    starts, rows = np.cumsum(lengths) - lengths, np.zeros(len(batch), dtype=np.int64)
+    arguments = packing_arguments(lengths, device)
+    return _score_rows(model, input_ids, batch, rows=rows, starts=starts, device=device, **arguments)
+
+
+def _score_rows(
+    model: nn.Module,
+    input_ids: NDArray[np.int64],
+    batch: Sequence[TokenizedCompletion],
+    *,
+    rows: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    device: torch.device | str,
+    **arguments: Any,
+) -> Tensor:
+    """Score the completions found in `input_ids`, `[R, L]`, each in its row from its start on."""
     ids = torch.from_numpy(input_ids).to(device)
-    spans = [(len(c.prompt_ids), len(c)) for c in batch]
-    rows = np.repeat(np.arange(len(batch)), [end - start for start, end in spans])
-    positions = np.concatenate([np.arange(start, end) for start, end in spans])
-    places = torch.from_numpy(np.stack([rows, positions])).to(device)
+    counts = [len(c.completion_ids) for c in batch]
+    owners = np.repeat(np.arange(len(batch)), counts)
+    begins = starts + [len(c.prompt_ids) for c in batch]
+    positions = np.concatenate([np.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
+    places = torch.from_numpy(np.stack([rows[owners], positions, owners])).to(device)
     targets = Targets(places[0], places[1], ids[places[0], places[1]])
     stats = torch.zeros(len(batch), 2, dtype=torch.float64, device=ids.device)
-    return stats.index_add_(0, targets.rows, forward_statistics(model, ids, targets).double())
+    return stats.index_add_(0, places[2], forward_statistics(model, ids, targets, **arguments).double())
 
 
 @contextlib.contextmanager

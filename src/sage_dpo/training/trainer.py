@@ -40,10 +40,10 @@ from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
 from sage_dpo.training.checks import check_arguments, success_rate_column
+from sage_dpo.training.compact_batches import remove_padding
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.dataset import TOKEN_COLUMNS, usable_rows
 from sage_dpo.training.reference import ReferenceLogps
-from sage_dpo.training.row_groups import group_rows_by_length
 from sage_dpo.training.selection_log import candidate_records, pair_id, selection_metrics
 from sage_dpo.training.sharding import ShardedScorer
 from sage_dpo.training.state import (
@@ -105,8 +105,9 @@ class SAGETrainer(DPOTrainer):
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         checkpointing = args.gradient_checkpointing_kwargs
         is_reentrant = isinstance(checkpointing, dict) and checkpointing.get("use_reentrant")
-        if not (is_sharded or args.pad_to_multiple_of or (is_reentrant and self.accelerator.num_processes > 1)):
-            group_rows_by_length(self.model)
+        if not args.pad_to_multiple_of:
+            is_reentrant_ddp = is_reentrant and self.accelerator.num_processes > 1
+            remove_padding(self.model, allows_groups=not (is_sharded or is_reentrant_ddp))
         self.scorer = ShardedScorer(
             self.accelerator,
             token_budget=args.score_token_budget,

@@ -1,4 +1,4 @@
-"""Rows run in groups of similar length give what the whole padded batch gives."""
+"""Rows run in groups of similar length, or end to end, give what the whole padded batch gives."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tests.conftest import make_tiny_model
+from tests.flash import FlashAttention, uses_flash_attention
 from trl.trainer.utils import add_fused_lm_head
 
-from sage_dpo.training import row_groups
-from sage_dpo.training.row_groups import group_rows_by_length
+from sage_dpo.training import compact_batches
+from sage_dpo.training.compact_batches import remove_padding
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
@@ -32,14 +33,25 @@ def make_models():
     grouped = copy.deepcopy(plain)
     for model in (plain, grouped):
         add_fused_lm_head(model, outputs=OUTPUTS)
-    group_rows_by_length(grouped)
+    remove_padding(grouped, allows_groups=True)
     return plain, grouped
 
 
 @pytest.mark.parametrize("limit", [0, 4, 1000])
 def test_values_and_gradients_are_those_of_the_padded_batch(limit, monkeypatch):
-    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", limit)
-    plain, grouped = make_models()
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", limit)
+    check_values_and_gradients(*make_models())
+
+
+def test_values_and_gradients_of_packed_rows_are_those_of_the_padded_batch(monkeypatch):
+    flash = FlashAttention()
+    flash.install(monkeypatch)
+    plain, packed = make_models()
+    check_values_and_gradients(plain, uses_flash_attention(packed))
+    assert flash.bounds == 2 * [[0, 7, 10, 22, 25, 30]]  # one pass through two layers
+
+
+def check_values_and_gradients(plain, grouped):
     batch = make_batch()
     results = [model(**batch, fused_lm_head=True) for model in (plain, grouped)]
     for name in (*OUTPUTS, "label_mask"):
@@ -62,20 +74,30 @@ def count_rows(model, batch):
 
 
 def test_groups_are_padded_to_their_own_longest(monkeypatch):
-    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 2)
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 2)
     _, grouped = make_models()
     assert count_rows(grouped, make_batch()) == [(1, 12), (2, 7), (2, 3)]
 
 
+def test_without_groups_rows_run_packed_or_padded(monkeypatch):
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
+    FlashAttention().install(monkeypatch)
+    model = make_tiny_model()
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    remove_padding(model, allows_groups=False)
+    assert count_rows(model, make_batch()) == [(5, 12)]
+    assert count_rows(uses_flash_attention(model), make_batch()) == [(1, 30)]
+
+
 @pytest.mark.parametrize("change", [{"attention_mask": None}, {"output_attentions": False}])
 def test_other_inputs_pass_through(change, monkeypatch):
-    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
     _, grouped = make_models()
     assert count_rows(grouped, make_batch() | change) == [(5, 12)]
 
 
 def test_padding_on_the_left_passes_through(monkeypatch):
-    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
     _, grouped = make_models()
     batch = make_batch()
     assert count_rows(grouped, batch | {"attention_mask": batch["attention_mask"].flip(1)}) == [(5, 12)]
@@ -90,10 +112,10 @@ def test_a_call_without_the_fused_head_is_the_models_own():
 
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])  # with it, PEFT passes every argument by name
 def test_an_adapters_base_model_is_patched(task_type, monkeypatch):
-    monkeypatch.setitem(row_groups.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
     model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"], task_type=task_type))
     add_fused_lm_head(model.get_base_model(), outputs=OUTPUTS)
-    group_rows_by_length(model)
+    remove_padding(model, allows_groups=True)
     assert len(count_rows(model, make_batch())) == 4
 
 

@@ -1,0 +1,75 @@
+"""A FlashAttention for CPUs: the signatures transformers calls, a plain loop over sequences behind them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import transformers.modeling_flash_attention_utils as flash_utils
+from torch import Tensor, nn
+
+
+class FlashAttention:
+    """Stands in for the kernels that transformers imports; everything above them is transformers' own.
+
+    Attributes:
+        bounds: `cu_seqlens_q` of every call.
+    """
+
+    def __init__(self) -> None:
+        self.bounds: list[list[int]] = []
+
+    def varlen(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        assert cu_seqlens_q.dtype == torch.int32
+        assert cu_seqlens_q.equal(cu_seqlens_k)
+        bounds = cu_seqlens_q.tolist()
+        assert bounds[-1] == len(q)
+        assert int(cu_seqlens_q.diff().max()) == max_seqlen_q == max_seqlen_k
+        self.bounds.append(bounds)
+        parts = []
+        for start, stop in itertools.pairwise(bounds):
+            here = (part[start:stop].transpose(0, 1)[None] for part in (q, k, v))
+            parts.append(
+                nn.functional.scaled_dot_product_attention(
+                    *here, is_causal=causal, scale=softmax_scale, enable_gqa=True
+                )[0].transpose(0, 1)
+            )
+        return torch.cat(parts)
+
+    def fixed(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        raise AssertionError("the kernel for rows of one length was called: the sequences were not told apart")
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Answer transformers' search for a FlashAttention package with the functions above."""
+        functions = (self.fixed, self.varlen, None, None, None)
+        monkeypatch.setattr(flash_utils, "_lazy_imports", lambda *_, **__: functions)
+        for name in (
+            "_loaded_implementation",
+            "_flash_fn",
+            "_flash_varlen_fn",
+            "_flash_with_kvcache_fn",
+            "_pad_fn",
+            "_unpad_fn",
+            "_process_flash_kwargs_fn",
+            "_process_with_kvcache_kwargs_fn",
+        ):
+            monkeypatch.setattr(flash_utils, name, None)
+
+
+def uses_flash_attention(model: nn.Module) -> nn.Module:
+    """Tell a model to use FlashAttention, without transformers' check that there is one."""
+    model.config._attn_implementation = "flash_attention_2"
+    return model

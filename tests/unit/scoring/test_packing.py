@@ -1,0 +1,99 @@
+"""Sequences end to end in one row give what each gives alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
+from tests.conftest import make_tiny_model
+from tests.flash import FlashAttention, uses_flash_attention
+from tests.unit.scoring.test_scorer import make_completions
+from transformers import LlamaConfig, MambaConfig, MambaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+from sage_dpo.scoring import packed_batches, score_completions
+from sage_dpo.scoring.packing import packing_arguments, supports_packing
+
+
+@pytest.fixture
+def flash(monkeypatch):
+    attention = FlashAttention()
+    attention.install(monkeypatch)
+    return attention
+
+
+@pytest.mark.parametrize("token_budget", [1, 64, 100_000])
+def test_scores_are_those_of_padded_batches(flash, token_budget):
+    completions = make_completions(17)
+    padded = score_completions(make_tiny_model(), completions, token_budget=token_budget)
+    packed = score_completions(uses_flash_attention(make_tiny_model()), completions, token_budget=token_budget)
+    np.testing.assert_allclose(packed.logps, padded.logps, rtol=1e-5)
+    np.testing.assert_allclose(packed.informativeness, padded.informativeness, rtol=1e-5)
+    passes = [bounds for layer, bounds in enumerate(flash.bounds) if layer % 2 == 0]  # the model has two layers
+    lengths = sorted(map(len, completions), reverse=True)
+    assert [n for bounds in passes for n in np.diff(bounds).tolist()] == lengths  # every token once, none of padding
+    assert all(bounds[-1] <= token_budget or len(bounds) == 2 for bounds in passes)
+    assert token_budget < 100_000 or len(passes) == 1
+
+
+def test_transformers_keeps_packed_sequences_apart_by_their_positions():
+    # other kernels get a mask made from the positions: the same interface, so the same scores
+    completions = make_completions(5)
+    ids = torch.tensor([[i for c in completions for i in c.prompt_ids + c.completion_ids]])
+    arguments = packing_arguments(np.array([len(c) for c in completions]), "cpu")
+    model = make_tiny_model()
+    with torch.no_grad():
+        packed = model(input_ids=ids, position_ids=arguments["position_ids"], use_cache=False).logits[0]
+        alone = [model(input_ids=torch.tensor([c.prompt_ids + c.completion_ids])).logits[0] for c in completions]
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_arguments_by_hand():
+    arguments = packing_arguments(np.array([3, 1, 2]), "cpu")
+    assert arguments["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1]]
+    assert arguments["cu_seq_lens_q"].tolist() == arguments["cu_seq_lens_k"].tolist() == [0, 3, 4, 6]
+    assert arguments["cu_seq_lens_q"].dtype == torch.int32
+    assert arguments["max_length_q"] == arguments["max_length_k"] == 3
+
+
+def test_packed_batches_by_hand():
+    # 9 + 7 = 16; 5 + 5 + 4 = 14, and 3 more would be 17; a sequence longer than the budget is alone
+    lengths = np.array([5, 9, 4, 7, 5, 3, 20])
+    assert [b.tolist() for b in packed_batches(lengths, token_budget=16)] == [[6], [1, 3], [0, 4, 2], [5]]
+    assert packed_batches(np.array([], dtype=np.int64), token_budget=16) == []
+    with pytest.raises(ValueError, match="token_budget is 0"):
+        packed_batches(lengths, token_budget=0)
+
+
+def test_which_models_are_packed():
+    model = make_tiny_model()
+    assert not supports_packing(model)  # sdpa
+    for attention, expected in {
+        "flash_attention_2": True,
+        "flash_attention_3": True,
+        "kernels-community/flash-attn3": True,
+        "flex_attention": True,
+        "eager": False,
+    }.items():
+        model.config._attn_implementation = attention
+        assert supports_packing(model) is expected, attention
+    assert not supports_packing(torch.nn.Linear(2, 2))
+
+
+def test_models_with_a_state_are_not_packed():
+    model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=2))
+    assert not supports_packing(uses_flash_attention(model))
+
+
+def test_adapters_are_packed_unless_they_put_tokens_in_front():
+    flash_model = uses_flash_attention(make_tiny_model())
+    assert supports_packing(get_peft_model(flash_model, LoraConfig(target_modules=["q_proj"])))
+    prompt_tuning = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2)
+    assert not supports_packing(get_peft_model(uses_flash_attention(make_tiny_model()), prompt_tuning))
+
+
+def test_a_wrapped_model_is_looked_into():
+    config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    compiled = torch.compile(uses_flash_attention(LlamaForCausalLM(config)))
+    assert supports_packing(compiled)
