@@ -194,18 +194,20 @@ def inference_flops(shape: ModelShape, sequences: Sequences) -> float:
 def step_flops(shape: ModelShape, sequences: Sequences, setup: TrainingSetup) -> float:
     """Return the operations of forward and backward passes.
 
-        forward + gradients of activations + gradients of weights (+ forward again, with checkpointing)
+        forward + gradients of activations + gradients of weights + the head's forward again
+            (+ the layers' forward again, with checkpointing)
 
     Gradients of weights are as much as a forward pass without attention where all weights are trained; LoRA computes
-    them for its adapters only. Attention's backward pass costs twice its forward pass (PaLM, as above). Not counted:
-    TRL's fused loss computes the head's logits once more in its backward pass.
+    them for its adapters only. Attention's backward pass costs twice its forward pass (PaLM, as above). TRL's loss keeps
+    no logits: its backward pass computes them again, with or without checkpointing.
     """
     adapters = 2.0 * (setup.adapters or 0) * sequences.tokens
     linear = _linear_flops(shape, sequences) + adapters
     attention = attention_flops(shape, sequences)
     weight_gradients = linear if setup.adapters is None else adapters
-    passes = 2 if setup.checkpointing else 1
-    return passes * (linear + attention) + linear + 2 * attention + weight_gradients
+    head = 2.0 * shape.head * sequences.count * sequences.completion
+    again = linear + attention if setup.checkpointing else head
+    return linear + attention + again + linear + 2 * attention + weight_gradients
 
 
 def adapter_parameters(shape: ModelShape, rank: int, modules: list[str] | None = None) -> int:

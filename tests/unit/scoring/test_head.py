@@ -65,10 +65,13 @@ def by_definition(model, ids, targets):
     return torch.stack([logps, token_informativeness(logps, (probabilities**2).sum(-1))], dim=1)
 
 
+@pytest.mark.parametrize("by_kernel", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
-def test_slices_give_what_the_whole_logits_give(name, monkeypatch):
+def test_slices_and_tiles_give_what_the_whole_logits_give(name, by_kernel, monkeypatch):
     monkeypatch.setitem(head_module._SLICE, "cpu", 2 * VOCABULARY)
+    monkeypatch.setattr(head_module, "_has_kernel", lambda _: by_kernel)  # on a CPU TRL runs it in PyTorch
+    monkeypatch.setattr(head_module, "_TILE", 24)
     model = MODELS[name]()
     ids, targets = make_input()
     expected = by_definition(model, ids, targets)
@@ -90,6 +93,17 @@ def test_only_a_slice_of_logits_exists_at_once(name, whole, monkeypatch):
     forward_statistics(MODELS[name](), *make_input())
     slices = [1, 2, 2, 1]  # the first tells the size of the vocabulary
     assert seen == (slices * 2 if whole else slices)
+
+
+@pytest.mark.parametrize(("name", "by_kernel"), [("llama", True), ("lora", True), ("lora on the head", False)])
+@torch.inference_mode()
+def test_the_kernel_takes_plain_heads_only(name, by_kernel, monkeypatch):
+    monkeypatch.setattr(head_module, "_has_kernel", lambda _: True)
+    seen = []
+    original = head_module._in_tiles
+    monkeypatch.setattr(head_module, "_in_tiles", lambda *arguments: (seen.append(1), original(*arguments))[1])
+    forward_statistics(MODELS[name](), *make_input())
+    assert bool(seen) is by_kernel
 
 
 @torch.inference_mode()
