@@ -198,8 +198,8 @@ def step_flops(shape: ModelShape, sequences: Sequences, setup: TrainingSetup) ->
             (+ the layers' forward again, with checkpointing)
 
     Gradients of weights are as much as a forward pass without attention where all weights are trained; LoRA computes
-    them for its adapters only. Attention's backward pass costs twice its forward pass (PaLM, as above). TRL's loss keeps
-    no logits: its backward pass computes them again, with or without checkpointing.
+    them for its adapters only. Attention's backward pass costs twice its forward pass (PaLM, as above). The loss of TRL
+    keeps no logits: its backward pass computes them again, with or without checkpointing.
     """
     adapters = 2.0 * (setup.adapters or 0) * sequences.tokens
     linear = _linear_flops(shape, sequences) + adapters
