@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from typing import Any
 import psutil
 
 from sage_dpo.storage import write_json
+
+_IN_CHILD = "--in-child"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ def peak_memory_added(function: Callable[[], Any]) -> float:
     return (peak - before) / 2**20
 
 
+def run_in_child(name: str, *arguments: int) -> float:
+    """Return what `python -m benchmarks.NAME` answers to integer arguments, see `in_child` of `run`."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", _IN_CHILD, *map(str, arguments)]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+
+
 def format_claims(claims: Sequence[Claim]) -> str:
     """Return a table of the claims in Markdown."""
     rows = [["claim", "ours", "peer", "unit", "ratio", "aim", ""]]
@@ -125,8 +134,24 @@ def environment() -> dict[str, Any]:
     }
 
 
-def run(benchmark: Callable[[bool], list[Claim]], *, name: str, arguments: Sequence[str] | None = None) -> None:
-    """Parse `--quick` and `--json`, run `benchmark(quick)`, print its table, and write the JSON."""
+def run(
+    benchmark: Callable[[bool], list[Claim]],
+    *,
+    name: str,
+    in_child: Callable[..., float] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parse `--quick` and `--json`, run `benchmark(quick)`, print its table, and write the JSON.
+
+    Args:
+        benchmark: returns the claims.
+        name: of the module in this package.
+        in_child: what `run_in_child` calls, in a fresh process: measures memory, MiB.
+        arguments: of the command line; `None` takes this process's.
+    """
+    if in_child is not None and sys.argv[1:2] == [_IN_CHILD]:
+        print(in_child(*map(int, sys.argv[2:])))
+        return
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--json", type=Path, help="write the claims here, as a list of objects")
     parser.add_argument("--quick", action="store_true", help="smaller data, within a minute; ratios are rougher")

@@ -8,13 +8,15 @@ selector `all` against `DPOTrainer`, both with microbatches of 8 pairs.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import Claim, cost_claim
-from benchmarks.scoring import DEFAULT_BATCH, Contest
+from benchmarks.scoring import DEFAULT_BATCH, make_contest
 from benchmarks.training_step import MICROBATCH, VOCABULARY, make_sage, make_trl
+from benchmarks.workload import make_policy
 
 MOST = {"scoring": 1.06, "training": 1.15}
 
@@ -36,7 +38,8 @@ def counted_tokens(model: Any, *, training: bool) -> Iterator[list[int]]:
 
 
 def benchmark(quick: bool) -> list[Claim]:
-    contest = Contest(VOCABULARY, 64 if quick else 256)
+    make_model = functools.partial(make_policy, VOCABULARY)
+    contest = make_contest(VOCABULARY, 64 if quick else 256)
     real = sum(len(completion) for completion in contest.completions)
     with counted_tokens(contest.model, training=False) as ours:
         contest.ours()
@@ -47,8 +50,8 @@ def benchmark(quick: bool) -> list[Claim]:
     pairs = 32 if quick else 128
     totals = []
     for trainer in (
-        make_sage(1.0, pairs=pairs, selector="all", max_steps=1),
-        make_trl(MICROBATCH, pairs=pairs, max_steps=1),
+        make_sage(make_model, 1.0, pairs=pairs, selector="all", max_steps=1),
+        make_trl(make_model, MICROBATCH, pairs=pairs, max_steps=1),
     ):
         columns = trainer.train_dataset[:]
         rows = zip(*(columns[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)

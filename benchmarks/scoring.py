@@ -10,12 +10,13 @@ must give the same log-probabilities before anything is timed. Peak memory is me
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks import harness
@@ -27,41 +28,48 @@ PAIRS = {2_000: 128, 32_000: 32}  # by vocabulary
 QUICK_PAIRS = {2_000: 24, 32_000: 8}
 DEFAULT_BATCH = 8  # TRL's per_device_train_batch_size
 BATCHES = (1, 2, 4, 8, 16)
-TOKEN_BUDGET = 4096
+TOKEN_BUDGET = 2048
 REQUIRED_AT_DEFAULT, REQUIRED_AT_BEST = 6.0, 3.0
 
 
 class Contest:
     """The two contestants on the same pairs and weights."""
 
-    def __init__(self, vocabulary: int, pairs: int) -> None:
+    def __init__(
+        self, make_model: Callable[[], PreTrainedModel], pairs: Dataset, *, token_budget: int = TOKEN_BUDGET
+    ) -> None:
         arguments = trl_arguments(temporary_folder(), per_device_train_batch_size=DEFAULT_BATCH)
+        self.model = make_model()  # the same weights as the peer's, not patched by TRL
+        vocabulary = self.model.config.vocab_size
         self.trainer = DPOTrainer(
-            make_policy(vocabulary),
-            ref_model=make_policy(vocabulary),
+            make_model(),
+            ref_model=make_model(),
             args=DPOConfig(**arguments),
-            train_dataset=make_pairs(pairs, vocabulary),
+            train_dataset=pairs,
             processing_class=make_tokenizer(vocabulary),
         )
         self.pairs = self.trainer.train_dataset  # tokenized
-        self.model = make_policy(vocabulary)  # the same weights, not patched by TRL
+        self.model.to(self.trainer.accelerator.device)
         self.completions = as_completions(self.pairs[:])
+        self.token_budget = token_budget
 
     def peer(self, batch_size: int) -> np.ndarray:
         """Return `[2 N]` log-probabilities, all chosen, then all rejected, by TRL."""
         loader = DataLoader(self.pairs, batch_size=batch_size, collate_fn=self.trainer.data_collator)  # type: ignore[arg-type]
-        parts = [self.trainer.compute_ref_log_probs(self.trainer.ref_model, batch) for batch in loader]
-        return torch.cat([torch.cat([part[side] for part in parts]) for side in (0, 1)]).numpy()
+        score = functools.partial(self.trainer.compute_ref_log_probs, self.trainer.ref_model)
+        parts = [score(self.trainer._prepare_inputs(batch)) for batch in loader]
+        return torch.cat([torch.cat([part[side] for part in parts]) for side in (0, 1)]).float().cpu().numpy()
 
     def ours(self) -> np.ndarray:
-        return score_completions(self.model, self.completions, token_budget=TOKEN_BUDGET).logps
+        device = self.model.device
+        return score_completions(self.model, self.completions, token_budget=self.token_budget, device=device).logps
 
 
 def padded_tokens(contest: Contest, batch_size: int | None) -> float:
     """Return padded over real tokens, of TRL at a batch size or of ours (`None`)."""
     lengths = np.array([len(c) for c in contest.completions])
     if batch_size is None:
-        batches = token_budget_batches(lengths, token_budget=TOKEN_BUDGET)
+        batches = token_budget_batches(lengths, token_budget=contest.token_budget)
     else:
         half = len(lengths) // 2
         firsts = [np.arange(i, min(i + batch_size, half)) for i in range(0, half, batch_size)]
@@ -73,7 +81,7 @@ def benchmark(quick: bool) -> list[Claim]:
     claims = []
     batches, repetitions = ((1, DEFAULT_BATCH), 1) if quick else (BATCHES, 3)
     for vocabulary, count in (QUICK_PAIRS if quick else PAIRS).items():
-        contest = Contest(vocabulary, count)
+        contest = make_contest(vocabulary, count)
         np.testing.assert_allclose(contest.ours(), contest.peer(DEFAULT_BATCH), rtol=2e-5)
         runs = {"ours": contest.ours, **{f"trl {b}": functools.partial(contest.peer, b) for b in batches}}
         seconds = interleave(runs, repetitions)
@@ -99,7 +107,7 @@ def benchmark(quick: bool) -> list[Claim]:
                     unit="padded/real",
                 )
             )
-        ours, peer = (peak_memory(vocabulary, count, batch) for batch in (0, best))
+        ours, peer = (harness.run_in_child("scoring", vocabulary, count, batch) for batch in (0, best))
         claims.append(
             cost_claim(
                 f"scoring, vocabulary {vocabulary:,}: peak memory, TRL at batch {best}",
@@ -112,19 +120,15 @@ def benchmark(quick: bool) -> list[Claim]:
     return claims
 
 
-def peak_memory(vocabulary: int, pairs: int, batch_size: int) -> float:
-    """Return MiB that scoring adds to a fresh process; TRL's at `batch_size`, ours at 0."""
-    command = [sys.executable, "-m", "benchmarks.scoring", "--memory", str(vocabulary), str(pairs), str(batch_size)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+def make_contest(vocabulary: int, pairs: int) -> Contest:
+    return Contest(functools.partial(make_policy, vocabulary), make_pairs(pairs, vocabulary))
 
 
-def print_memory(vocabulary: int, pairs: int, batch_size: int) -> None:
-    contest = Contest(vocabulary, pairs)
-    print(peak_memory_added(lambda: contest.peer(batch_size) if batch_size else contest.ours()))
+def added_memory(vocabulary: int, pairs: int, batch_size: int) -> float:
+    """Return MiB that scoring adds to this process; TRL's at `batch_size`, ours at 0."""
+    contest = make_contest(vocabulary, pairs)
+    return peak_memory_added(lambda: contest.peer(batch_size) if batch_size else contest.ours())
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--memory"]:
-        print_memory(*(int(argument) for argument in sys.argv[2:]))
-    else:
-        harness.run(benchmark, name="scoring")
+    harness.run(benchmark, name="scoring", in_child=added_memory)

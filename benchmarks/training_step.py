@@ -8,18 +8,23 @@ gamma = 1 and no selection, our trainer must give TRL's loss before anything is 
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
+import torch
+from transformers import PreTrainedModel, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks import harness
 from benchmarks.harness import Claim, cost_claim
 from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
 from sage_dpo import SAGEConfig, SAGETrainer
+
+MakeModel = Callable[[], PreTrainedModel]
 
 VOCABULARY = 2_000
 PAIRS, MICROBATCH = 32, 8
@@ -37,13 +42,15 @@ class StepClock(TrainerCallback):
         self._last = None
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         if self._last is not None:
             self.seconds.append(now - self._last)
         self._last = now
 
 
-def make_trl(batch_size: int, *, pairs: int = PAIRS, **changes: Any) -> DPOTrainer:
+def make_trl(make_model: MakeModel, batch_size: int, *, pairs: int = PAIRS, **changes: Any) -> DPOTrainer:
     """Return TRL's trainer on all pairs, one optimizer step an epoch."""
     arguments = trl_arguments(
         temporary_folder(),
@@ -52,35 +59,42 @@ def make_trl(batch_size: int, *, pairs: int = PAIRS, **changes: Any) -> DPOTrain
         precompute_ref_log_probs=True,
         **changes,
     )
-    return DPOTrainer(
-        make_policy(VOCABULARY),
-        args=DPOConfig(**arguments),
-        train_dataset=make_pairs(pairs, VOCABULARY),
-        processing_class=make_tokenizer(VOCABULARY),
-    )
+    return DPOTrainer(args=DPOConfig(**arguments), **_model_and_data(make_model, pairs))
 
 
-def make_sage(keep_ratio: float, *, pairs: int = PAIRS, selector: str = "sage", **changes: Any) -> SAGETrainer:
+def make_sage(
+    make_model: MakeModel,
+    keep_ratio: float,
+    *,
+    pairs: int = PAIRS,
+    selector: str = "sage",
+    microbatch: int = MICROBATCH,
+    **changes: Any,
+) -> SAGETrainer:
     """Return our trainer: all pairs are candidates, `keep_ratio` of them are trained on."""
     kept = round(pairs * keep_ratio)
     arguments = trl_arguments(
         temporary_folder(),
-        per_device_train_batch_size=min(MICROBATCH, kept),
-        gradient_accumulation_steps=max(1, kept // MICROBATCH),
+        per_device_train_batch_size=min(microbatch, kept),
+        gradient_accumulation_steps=max(1, kept // microbatch),
         precompute_ref_log_probs=True,
         selector=selector,
         keep_ratio=keep_ratio,
         stratified=False,
         log_candidates=False,
-        score_token_budget=4096,
-        **changes,
+        **{"score_token_budget": 2048, **changes},
     )
-    return SAGETrainer(
-        make_policy(VOCABULARY),
-        args=SAGEConfig(**arguments),
-        train_dataset=make_pairs(pairs, VOCABULARY),
-        processing_class=make_tokenizer(VOCABULARY),
-    )
+    return SAGETrainer(args=SAGEConfig(**arguments), **_model_and_data(make_model, pairs))
+
+
+def _model_and_data(make_model: MakeModel, pairs: int) -> dict[str, Any]:
+    model = make_model()
+    vocabulary = model.config.vocab_size
+    return {
+        "model": model,
+        "train_dataset": make_pairs(pairs, vocabulary),
+        "processing_class": make_tokenizer(vocabulary),
+    }
 
 
 def first_loss(trainer: DPOTrainer) -> float:
@@ -104,11 +118,12 @@ def step_seconds(trainers: dict[str, DPOTrainer], rounds: int) -> dict[str, floa
 def benchmark(quick: bool) -> list[Claim]:
     pairs = 16 if quick else PAIRS
     check = {"max_steps": 2, "logging_strategy": "steps", "logging_steps": 1, "learning_rate": 1e-3}
-    ours = first_loss(make_sage(1.0, pairs=pairs, selector="all", **check))
-    np.testing.assert_allclose(ours, first_loss(make_trl(MICROBATCH, pairs=pairs, **check)), rtol=1e-3)
+    model = functools.partial(make_policy, VOCABULARY)
+    ours = first_loss(make_sage(model, 1.0, pairs=pairs, selector="all", **check))
+    np.testing.assert_allclose(ours, first_loss(make_trl(model, MICROBATCH, pairs=pairs, **check)), rtol=1e-3)
     batches = (MICROBATCH,) if quick else (1, 2, 4, MICROBATCH)
-    trainers: dict[str, DPOTrainer] = {f"trl {b}": make_trl(b, pairs=pairs, max_steps=3) for b in batches}
-    trainers |= {f"sage {gamma}": make_sage(gamma, pairs=pairs, max_steps=3) for gamma in REQUIRED}
+    trainers: dict[str, DPOTrainer] = {f"trl {b}": make_trl(model, b, pairs=pairs, max_steps=3) for b in batches}
+    trainers |= {f"sage {gamma}": make_sage(model, gamma, pairs=pairs, max_steps=3) for gamma in REQUIRED}
     seconds = step_seconds(trainers, rounds=1 if quick else 3)
     best = min(batches, key=lambda b: seconds[f"trl {b}"])
     claims = []

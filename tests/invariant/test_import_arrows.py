@@ -34,7 +34,9 @@ ALLOWED = {
         "training", "report",
     },
     "studies": FOUNDATION | {"core", "gym", "scoring", "selectors", "report", "pipeline"},
-    "planning": FOUNDATION | {"core", "problems", "rollouts", "pairs", "selectors", "gym", "evaluation", "pipeline"},
+    "planning": FOUNDATION | {
+        "core", "problems", "rollouts", "pairs", "scoring", "selectors", "gym", "evaluation", "pipeline",
+    },
     "cli": FOUNDATION | {
         "studies", "planning",
         "problems", "rollouts", "verification", "pairs", "gym", "evaluation", "training", "report", "pipeline",

@@ -33,6 +33,7 @@ from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.arms import trainer_arguments
 from sage_dpo.planning.inputs import Inputs
+from sage_dpo.scoring.packing import keeps_sequences_apart
 from sage_dpo.selectors.registry import make_selector
 
 FIRST_POOL, REFRESHES, PROBE, EVALUATION = "rollouts, first pool", "rollouts, refreshes", "probe", "evaluation"
@@ -41,7 +42,7 @@ VERIFICATION, REFERENCE, SCORING, TRAINING = "verification", "reference", "scori
 MIXED_SHARE = 0.6
 """Share of the problems that some samples solve and others do not; assumed."""
 PADDING = 1.1
-"""Padded over real tokens in scoring and training, both grouped by length; assumed."""
+"""Padded over real tokens in scoring and training where sequences run in length buckets, not packed; assumed."""
 OCCUPANCY = 2 / 3
 """Share of a sampled batch's rows that still run, mean over steps; assumed."""
 VERIFICATION_CPU_S = 0.005
@@ -235,6 +236,11 @@ class Trainer:
         return max(self.kept, min(wanted, int(self.pool.pairs)))
 
     @property
+    def padding(self) -> float:
+        """Padded over real tokens."""
+        return 1.0 if keeps_sequences_apart(self.config.policy.attn_implementation) else PADDING
+
+    @property
     def refreshes(self) -> int:
         """After every so many steps, but not after the last."""
         every = self.config.pool.refresh_steps
@@ -286,7 +292,7 @@ class Trainer:
         shape, lengths = self.inputs.shape, self.inputs.lengths
         sequences = Sequences(completions, lengths.prompt, lengths.completion)
         budget = max(self.config.training.score_token_budget, lengths.longest)
-        passes = max(PADDING * sequences.tokens / budget, batches)
+        passes = max(self.padding * sequences.tokens / budget, batches)
         positions = budget * lengths.longest_completion / lengths.longest
         memory = resident_bytes(shape, self.setup) + cast_bytes(shape, self.setup)
         memory += forward_bytes(
@@ -298,7 +304,7 @@ class Trainer:
         )
         cost = StageCost(
             tokens=sequences.tokens,
-            flops=PADDING * inference_flops(shape, sequences),
+            flops=self.padding * inference_flops(shape, sequences),
             bytes_moved=passes * shape.parameters * _read_bytes(self.setup),
             memory=memory,
             layer_calls=passes * shape.layers,
@@ -314,7 +320,7 @@ class Trainer:
         passes = steps * self.accumulation * (4 if self.setup.checkpointing else 3)  # a backward pass counts twice
         cost = StageCost(
             tokens=sequences.tokens,
-            flops=PADDING * step_flops(shape, sequences, self.setup),
+            flops=self.padding * step_flops(shape, sequences, self.setup),
             bytes_moved=passes * shape.parameters * _read_bytes(self.setup),
             memory=training_bytes(shape, self.setup, tokens=rows * lengths.longest, logit_elements=tile),
             layer_calls=passes * shape.layers,

@@ -34,7 +34,13 @@ def supports_packing(model: nn.Module) -> bool:
     config = getattr(inner, "config", None)
     if config is None or not getattr(inner, "_supports_attention_backend", False) or inner._is_stateful:
         return False
-    attention = config.get_text_config()._attn_implementation or ""
+    return keeps_sequences_apart(config.get_text_config()._attn_implementation)
+
+
+def keeps_sequences_apart(attention: str | None) -> bool:
+    """Whether a kernel, named as in transformers' `attn_implementation`, is FlashAttention or FlexAttention."""
+    if attention is None:
+        return False
     return attention == "flex_attention" or is_flash_attention_requested(requested_attention_implementation=attention)
 
 

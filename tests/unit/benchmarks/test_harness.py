@@ -13,8 +13,12 @@ from benchmarks import harness
 from benchmarks.harness import Claim, cost_claim, format_claims, interleave, rate_claim
 
 ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "benchmarks"
+HELPERS = ("__init__", "harness", "workload", "setup")
 MODULES = sorted(
-    path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in ("__init__", "harness", "workload")
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    for path in FOLDER.rglob("*.py")
+    if path.stem not in HELPERS
 )
 
 
@@ -65,8 +69,8 @@ def test_added_memory_is_the_peak_not_the_end():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_benchmark_explains_itself(module):
-    source = (ROOT / "benchmarks" / f"{module}.py").read_text()
-    assert f'harness.run(benchmark, name="{module}")' in source
+    source = (FOLDER / f"{module.replace('.', '/')}.py").read_text()
+    assert f'harness.run(benchmark, name="{module}"' in source
     assert f"benchmarks.{module}" in (ROOT / "docs" / "performance.md").read_text()
 
 

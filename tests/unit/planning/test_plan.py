@@ -117,6 +117,16 @@ def test_several_gpus_share_training_but_not_sampling() -> None:
     assert any("sampling is counted on one GPU" in note for note in four.notes)
 
 
+def test_sequences_that_run_without_padding_save_its_operations() -> None:
+    bucketed, packed = (
+        {stage.name: stage.flops for stage in plan({"policy.attn_implementation": kind}).part("sage").stages}
+        for kind in ("sdpa", "flash_attention_2")
+    )
+    assert bucketed["scoring"] == pytest.approx(1.1 * packed["scoring"])
+    assert bucketed["training"] == pytest.approx(1.1 * packed["training"])
+    assert bucketed["rollouts, refreshes"] == packed["rollouts, refreshes"]
+
+
 def test_checkpointing_takes_time_and_saves_memory() -> None:
     plain, saving = (plan({"training.trainer.gradient_checkpointing": value}) for value in (False, True))
     before, after = (next(s for s in p.part("sage").stages if s.name == "training") for p in (plain, saving))
