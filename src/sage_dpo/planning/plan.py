@@ -17,7 +17,6 @@ from sage_dpo.planning.stages import (
     FIRST_POOL,
     MIXED_SHARE,
     OCCUPANCY,
-    PADDING,
     REFERENCE,
     REFRESHES,
     SCORING,
@@ -28,6 +27,7 @@ from sage_dpo.planning.stages import (
     Stage,
     asked,
     make_trainer,
+    padding,
     pool_size,
     verification,
 )
@@ -207,7 +207,7 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
             f"by others (assumed): {pool.pairs:,.0f} pairs of {pool.completions:,.0f} distinct completions"
         )
     yield (
-        f"assumed as well: padding {PADDING:g}, {100 * OCCUPANCY:.0f} % of a sampled batch's rows running, "
+        f"assumed as well: padding {padding(config):g}, {100 * OCCUPANCY:.0f} % of a sampled batch's rows running, "
         f"{1000 * LAYER_CALL_S:g} ms to launch a layer, {1000 * VERIFICATION_CPU_S:g} ms of CPU to verify an answer"
     )
     if config.training.score_max_age:

@@ -236,11 +236,6 @@ class Trainer:
         return max(self.kept, min(wanted, int(self.pool.pairs)))
 
     @property
-    def padding(self) -> float:
-        """Padded over real tokens."""
-        return 1.0 if keeps_sequences_apart(self.config.policy.attn_implementation) else PADDING
-
-    @property
     def refreshes(self) -> int:
         """After every so many steps, but not after the last."""
         every = self.config.pool.refresh_steps
@@ -292,7 +287,7 @@ class Trainer:
         shape, lengths = self.inputs.shape, self.inputs.lengths
         sequences = Sequences(completions, lengths.prompt, lengths.completion)
         budget = max(self.config.training.score_token_budget, lengths.longest)
-        passes = max(self.padding * sequences.tokens / budget, batches)
+        passes = max(padding(self.config) * sequences.tokens / budget, batches)
         positions = budget * lengths.longest_completion / lengths.longest
         memory = resident_bytes(shape, self.setup) + cast_bytes(shape, self.setup)
         memory += forward_bytes(
@@ -304,7 +299,7 @@ class Trainer:
         )
         cost = StageCost(
             tokens=sequences.tokens,
-            flops=self.padding * inference_flops(shape, sequences),
+            flops=padding(self.config) * inference_flops(shape, sequences),
             bytes_moved=passes * shape.parameters * _read_bytes(self.setup),
             memory=memory,
             layer_calls=passes * shape.layers,
@@ -320,7 +315,7 @@ class Trainer:
         passes = steps * self.accumulation * (4 if self.setup.checkpointing else 3)  # a backward pass counts twice
         cost = StageCost(
             tokens=sequences.tokens,
-            flops=self.padding * step_flops(shape, sequences, self.setup),
+            flops=padding(self.config) * step_flops(shape, sequences, self.setup),
             bytes_moved=passes * shape.parameters * _read_bytes(self.setup),
             memory=training_bytes(shape, self.setup, tokens=rows * lengths.longest, logit_elements=tile),
             layer_calls=passes * shape.layers,
@@ -371,6 +366,11 @@ def make_trainer(config: RunConfig, machine: Machine, inputs: Inputs) -> Trainer
 def asked(config: RunConfig, inputs: Inputs) -> int:
     """Return the number of problems that one pool asks."""
     return min(inputs.problems, config.rollouts.problems_per_pool or inputs.problems)
+
+
+def padding(config: RunConfig) -> float:
+    """Return padded over real tokens, in scoring and training."""
+    return 1.0 if keeps_sequences_apart(config.policy.attn_implementation) else PADDING
 
 
 def pool_size(config: RunConfig, inputs: Inputs) -> PoolSize:
