@@ -1,4 +1,4 @@
-"""Gold and predicted answers, prepared alike, and compared as far as text and plain numbers decide. Pure.
+"""Gold and predicted answers, prepared alike, and compared as far as text, numbers and polynomials decide. Pure.
 
     compare_answers(gold, prediction) -> True | False | None     None: ask math-verify about `prepare_pair(...)`
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
+from sage_dpo.verification.algebra import compare_expressions
 from sage_dpo.verification.numeric import PlainNumber, numbers_equal, parse_number
 from sage_dpo.verification.units import split_unit, units_conflict
 
@@ -70,6 +72,7 @@ _SPLIT = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)  # the samples of a problem share their gold, and most of them a few answers
 def normalize_answer(answer: str) -> str:
     """Return `answer` as cleaner LaTeX of the same meaning; this is what math-verify gets to see (in a box)."""
     text = answer.translate(_CHARACTERS).strip()
@@ -99,12 +102,13 @@ def prepare_pair(gold: str, prediction: str) -> tuple[str, str, bool]:
     return gold, prediction, units_conflict(gold_unit, unit)
 
 
+@lru_cache(maxsize=1024)
 def compare_answers(gold: str, prediction: str) -> bool | None:
-    """Whether `prediction` is the answer `gold`; `None` if text and plain numbers cannot tell.
+    """Whether `prediction` is the answer `gold`; `None` if text, numbers and polynomials cannot tell.
 
     Equal canonical text is correct. Two texts, two option letters, two clock times, two lists of plain numbers, or two
-    tuples or intervals of them in the same brackets, that differ are wrong, as are known units that differ. Everything
-    else is for the worker.
+    tuples or intervals of them in the same brackets, that differ are wrong, as are known units that differ. Small
+    polynomials, radicals and multiples of pi are compared by their normal forms. Everything else is for the worker.
     """
     if gold.strip() == prediction.strip():
         return bool(gold.strip())
@@ -118,10 +122,14 @@ def compare_answers(gold: str, prediction: str) -> bool | None:
         return False
     if canonical(gold) and canonical(gold) == canonical(prediction):
         return True
-    verdict = _compare_numbers(gold, prediction)
-    return _compare_sequences(gold, prediction) if verdict is None else verdict
+    for rule in (_compare_numbers, _compare_sequences, compare_expressions):
+        verdict = rule(gold, prediction)
+        if verdict is not None:
+            return verdict
+    return None
 
 
+@lru_cache(maxsize=1024)
 def canonical(answer: str) -> str:
     """Return a spelling-independent key of a normalised answer: spaces, text commands, optional braces removed.
 
@@ -139,6 +147,7 @@ def canonical(answer: str) -> str:
     return text
 
 
+@lru_cache(maxsize=1024)
 def _plain_text(answer: str) -> str:
     """Text commands unwrapped, spaces single: for letters, clocks and words."""
     text = normalize_answer(answer)
