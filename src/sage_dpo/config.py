@@ -223,10 +223,10 @@ class RolloutSettings(Section):
 
 
 class VerificationSettings(Section):
-    """Answer checking in child processes."""
+    """Answer checking in child processes. The soft deadline is in seconds of CPU time, the hard one on the clock."""
 
     workers: int = Field(2, ge=1)
-    soft_timeout_s: float = Field(5.0, gt=0.0)
+    soft_timeout_s: float = Field(3.0, gt=0.0)
     hard_timeout_s: float = Field(10.0, gt=0.0)
     memory_limit_mb: int = Field(2048, ge=256)
 

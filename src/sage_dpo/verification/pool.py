@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 
 from sage_dpo.errors import VerifierError
 from sage_dpo.records import Verdict, VerdictKind
-from sage_dpo.verification.answers import compare_answers
+from sage_dpo.verification.answers import compare_answers, prepare_pair
 from sage_dpo.verification.extraction import extract_answer, last_result, unmarked_tail
+from sage_dpo.verification.magnitude import is_hopeless
 from sage_dpo.verification.process import WorkerProcess
 
 _MAX_FRUITLESS_DEATHS = 3
@@ -46,26 +47,29 @@ class VerificationRequest:
 class Verifier:
     """Grades completions against gold answers; a context manager that owns its worker processes.
 
-    Text and plain numbers are compared here (method `exact`). The rest goes to worker processes that run math-verify
-    (method `math_verify`), each (gold, answer) once (`duplicate`). Workers start when first needed, and then stay.
+    Text, plain numbers and small polynomials are compared here (method `exact`). The rest goes to worker processes that
+    run math-verify (method `math_verify`), each (gold, answer) once (`duplicate`). Workers start when first needed, and
+    then stay.
 
     Args:
         workers: processes at most.
-        soft_timeout_s: alarm inside the worker for one request.
-        hard_timeout_s: after this a worker is killed and replaced; only the request under way is blamed.
+        soft_timeout_s: alarm inside the worker for one request, seconds of CPU time. Gold and answer of less than 120
+            characters together are allowed less, in proportion, but at least a third (`worker.deadline_s`).
+        hard_timeout_s: seconds on the clock after which a worker is killed and replaced; only the request under way is
+            blamed.
         memory_limit_mb: address space of a worker; 0 for no limit. An answer that needs more is an `error`.
         accepts_unmarked: look for the last result, formula or number in a completion that marks no answer; if false,
             such completions are `unparseable`.
 
-    Verdicts: `timeout` (verdict unknown: method `deadline`), `error` (worker crashed or ran out of memory, also when
-    retried in a fresh process: method `worker`), `unparseable` (no answer found, or a gold that only an equal spelling
-    could match).
+    Verdicts: `timeout` (verdict unknown: method `deadline`, or `magnitude` for an answer such as `9^{9^{9^9}}`, which
+    would be sure to reach it and is not tried), `error` (worker crashed or ran out of memory, also when retried in a
+    fresh process: method `worker`), `unparseable` (no answer found, or a gold that only an equal spelling could match).
     """
 
     def __init__(
         self,
         workers: int = 2,
-        soft_timeout_s: float = 5.0,
+        soft_timeout_s: float = 3.0,
         hard_timeout_s: float = 10.0,
         memory_limit_mb: int = 2048,
         accepts_unmarked: bool = True,
@@ -135,6 +139,8 @@ class Verifier:
                 return None, (request.gold, tail, False)
         is_correct = compare_answers(request.gold, answer)
         if is_correct is None:
+            if is_hopeless(*prepare_pair(request.gold, answer)[:2]):
+                return Verdict(*address, VerdictKind.TIMEOUT, answer, "magnitude"), None
             return None, (request.gold, answer, True)
         return Verdict(*address, VerdictKind.CORRECT if is_correct else VerdictKind.WRONG, answer, "exact"), None
 

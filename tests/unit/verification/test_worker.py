@@ -37,6 +37,30 @@ def test_slow_request_ends_at_the_soft_deadline() -> None:
     assert ask({"gold": "5", "answer": "2+3"})["kind"] == "correct"  # the alarm is off again
 
 
+def test_deadline_is_in_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(gold: str, prediction: str) -> Judgement:
+        time.sleep(1.0)  # as a process does that gets no CPU
+        return Judgement(VerdictKind.CORRECT)
+
+    monkeypatch.setattr(judge_module, "judge", sleep)
+    assert ask({"gold": "5", "answer": "2+3"}, soft_timeout_s=0.9)["kind"] == "correct"  # 0.3 s for so short an answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "share"),
+    [
+        ({"gold": "5", "answer": "9^{9^9}"}, 1 / 3),
+        ({"gold": "x" * 30, "answer": "y" * 10}, 1 / 3),
+        ({"gold": "x" * 30, "answer": "y" * 30}, 1 / 2),
+        ({"gold": "x" * 30, "tail": "y" * 30}, 1 / 2),
+        ({"gold": "x" * 100, "answer": "y" * 20}, 1.0),
+        ({"gold": "5", "tail": "y" * 1000}, 1.0),
+    ],
+)
+def test_deadline_grows_with_the_length_of_gold_and_answer(request_: dict[str, str], share: float) -> None:
+    assert worker.deadline_s(request_, 6.0) == pytest.approx(6.0 * share)
+
+
 @pytest.mark.parametrize(
     ("error", "detail", "is_fatal"),
     [
