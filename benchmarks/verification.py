@@ -12,8 +12,10 @@ side is never charged for its imports.
 
 Hostile answers are well-formed and slow to parse or to compare. They are 1 % of the answers, each in two samples of its
 problem: a policy that leaves a number unevaluated does so more than once. TRL allows 10 s for parsing and 5 s for
-comparing, fixed; our default is 5 s for both. Left out are answers on which TRL raises (an integer of more than 4,300
-digits) or ignores its own deadlines (48 s for a fraction nested 20 deep).
+comparing, fixed; ours allows answers as short as these 1 s of CPU time by default. Half of the kinds are arithmetic:
+some of them ours refuses unseen, by their size (`verification/magnitude.py`). It knows nothing of the other half,
+functions, decimals, integrals, and waits for its deadline. Left out are answers on which TRL raises (an integer of more
+than 4,300 digits) or ignores its own deadlines (48 s for a fraction nested 20 deep).
 """
 
 from __future__ import annotations
@@ -60,6 +62,14 @@ HOSTILE = (
     "\\sum_{{k=1}}^{{{a}00000}} \\frac{{1}}{{k^2}}",
     "\\prod_{{k=1}}^{{{a}0000}} \\left(1+\\frac{{1}}{{k^2}}\\right)",
 )
+HOSTILE_FUNCTIONS = (
+    "\\log_{{{a}}}({b}^{{{a}^{{{a}^{a}}}}})",
+    "(\\sin x+\\cos y+\\tan z+{a})^{{200}}",
+    "\\int \\frac{{x^{{{a}}}\\sin x}}{{x^{{{b}}}+x+1}} dx",
+    "1.{a}^{{{a}^{{{a}^{a}}}}}",
+    "\\sum_{{k=1}}^{{{a}0000}} \\sin(k^2)",
+    "\\sum_{{n=1}}^{{{a}0000}} \\frac{{x^n}}{{n}}",
+)
 OPENINGS = (
     "Let's think step by step.",
     "We are asked how many {things} {name} has in the end.",
@@ -86,8 +96,8 @@ Kinds = dict[tuple[str, ...], int]
 Grader = Callable[[Sequence[VerificationRequest]], object]
 
 
-def completions(kinds: Kinds, problems: int, *, seed: int, hostile: int = 0) -> list[VerificationRequest]:
-    """Return K completions for each problem; two samples of each of the first `hostile / 2` problems are hostile."""
+def completions(kinds: Kinds, problems: int, *, seed: int, hostile: Sequence[str] = ()) -> list[VerificationRequest]:
+    """Return K completions for each problem; 1 % of them are hostile, two of each of the first problems."""
     rng = random.Random(seed)
     requests = []
     for index in range(problems):
@@ -98,9 +108,8 @@ def completions(kinds: Kinds, problems: int, *, seed: int, hostile: int = 0) -> 
         for sample in range(SAMPLES):
             answers = right if rng.random() < skill else rng.choices(wrong, (0.7, 0.3))[0]
             answer = answers[0] if rng.random() < 0.7 else rng.choice(answers)
-            is_hostile = 2 * index < hostile and sample < 2
-            if is_hostile:
-                answer = _fill(HOSTILE[index % len(HOSTILE)], seed % 7 + 3, b)
+            if hostile and 2 * index < problems * SAMPLES // 100 and sample < 2:
+                answer = _fill(hostile[index % len(hostile)], seed % 7 + 3, b)
             is_copy = sample > 5 and rng.random() < 0.4
             texts.append(rng.choice(texts[2:]) if is_copy else _text(rng, answer))
         requests += [VerificationRequest(f"{seed}-{index}", k, text, right[0]) for k, text in enumerate(texts)]
@@ -146,42 +155,59 @@ def _agreement(verifier: Verifier, kinds: Kinds) -> float:
     return agreement
 
 
-def _rates(graders: dict[str, Grader], kinds: Kinds, problems: int, repetitions: int, hostile: int = 0) -> list[float]:
-    """Return each grader's answers per second. Every repetition has its own problems, the same for all graders."""
+def _seconds(
+    graders: dict[str, Grader], kinds: Kinds, problems: int, repetitions: int, hostile: Sequence[str] = ()
+) -> list[float]:
+    """Return each grader's median seconds. Every repetition has its own problems, the same for all graders."""
     sets = [completions(kinds, problems, seed=1 + i, hostile=hostile) for i in range(repetitions)]
     turns = {name: iter(sets) for name in graders}
     timed = {name: lambda name=name: graders[name](next(turns[name])) for name in graders}
-    return [problems * SAMPLES / seconds for seconds in harness.interleave(timed, repetitions).values()]
+    return list(harness.interleave(timed, repetitions).values())
+
+
+def _claim(name: str, answers: int, ours: float, peer: float, required: float | None = None) -> Claim:
+    return harness.rate_claim(name, ours=answers / ours, peer=answers / peer, unit="answers/s", required=required)
+
+
+def _clean_claims(verifier: Verifier, problems: int, repetitions: int) -> list[Claim]:
+    kinds = {"GSM8K-like": GSM8K_LIKE, "MATH-like": MATH_LIKE, "MATH-like, no integers": NO_INTEGERS}
+    aims = {"GSM8K-like": 5.0, "MATH-like": 5.0}
+    claims, agreements, answers = [], [], problems * SAMPLES
+    for name in kinds:
+        agreements.append(_agreement(verifier, kinds[name]))
+        graders = {"ours": verifier.verify, "peer": _trl, "cold": _cold}
+        ours, peer, cold = _seconds(graders, kinds[name], problems, repetitions)
+        claims.append(_claim(name, answers, ours, peer, aims.get(name)))
+        if name == "MATH-like":
+            claims.append(_claim(f"{name}, with start-up", answers, cold, peer))
+    return [*claims, harness.rate_claim("equal verdicts", ours=100 * min(agreements), peer=100.0, unit="%")]
+
+
+def _hostile_claims(verifier: Verifier, patient: Verifier, problems: int) -> list[Claim]:
+    """Both halves of the hostile kinds, then those that only a deadline ends."""
+    graders = {"ours": verifier.verify, "peer": _trl, "patient": patient.verify}
+    arithmetic, functions = (
+        _seconds(graders, MATH_LIKE, problems, 1, hostile) for hostile in (HOSTILE, HOSTILE_FUNCTIONS)
+    )
+    ours, peer, slow = map(sum, zip(arithmetic, functions, strict=True))
+    answers, name = problems * SAMPLES, "MATH-like, 1 % hostile"
+    return [
+        _claim(name, 2 * answers, ours, peer, 20.0),
+        _claim(f"{name}, functions only", answers, functions[0], functions[1]),
+        _claim(f"{name}, our deadline 5 s", 2 * answers, slow, peer),
+    ]
 
 
 def benchmark(quick: bool) -> list[Claim]:
     """Return the claims about clean answers, then about 1 % of hostile ones."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at every timeout
     problems, repetitions, hostile_problems = (50, 2, 25) if quick else (100, 3, 150)
-    kinds = {"GSM8K-like": GSM8K_LIKE, "MATH-like": MATH_LIKE, "MATH-like, no integers": NO_INTEGERS}
-    aims = {"GSM8K-like": 5.0, "MATH-like": 5.0}
-    claims, agreements = [], []
-    with Verifier(WORKERS) as verifier, Verifier(WORKERS, soft_timeout_s=1.0, hard_timeout_s=3.0) as hasty:
-        for name in kinds:
-            agreements.append(_agreement(verifier, kinds[name]))
-            graders = {"ours": verifier.verify, "peer": _trl, "cold": _cold}
-            ours, peer, cold = _rates(graders, kinds[name], problems, repetitions)
-            claims.append(
-                harness.rate_claim(name, ours=ours, peer=peer, unit="answers/s", required=aims.get(name)),
-            )
-            if name == "MATH-like":
-                claims.append(harness.rate_claim(f"{name}, with start-up", ours=cold, peer=peer, unit="answers/s"))
-        hasty.verify(completions(MATH_LIKE, 40, seed=0))
-        graders = {"ours": verifier.verify, "peer": _trl, "hasty": hasty.verify}
-        hostile = hostile_problems * SAMPLES // 100
-        ours, peer, fast = _rates(graders, MATH_LIKE, hostile_problems, 1, hostile)
-    name = "MATH-like, 1 % hostile"
-    return [
-        *claims,
-        harness.rate_claim(name, ours=ours, peer=peer, unit="answers/s", required=20.0),
-        harness.rate_claim(f"{name}, our deadline 1 s", ours=fast, peer=peer, unit="answers/s"),
-        harness.rate_claim("equal verdicts", ours=100 * min(agreements), peer=100.0, unit="%"),
-    ]
+    with Verifier(WORKERS) as verifier, Verifier(WORKERS, soft_timeout_s=15.0, hard_timeout_s=20.0) as patient:
+        # a third of the 15 s for short answers
+        for each in (verifier, patient):  # start the workers: these are the only answers that need one
+            each.verify(completions({("\\ln({a}x)+{n}", "{n}+\\ln({a}x)"): 1}, 40, seed=0))
+        clean = _clean_claims(verifier, problems, repetitions)
+        return [*clean, *_hostile_claims(verifier, patient, hostile_problems)]
 
 
 if __name__ == "__main__":
