@@ -251,7 +251,7 @@ def verify(
     ],
     output: Annotated[Path | None, typer.Option(help="Verdicts as Parquet.")] = None,
     workers: int = 2,
-    soft_timeout_s: float = 5.0,
+    soft_timeout_s: float = 3.0,
     hard_timeout_s: float = 10.0,
     as_written: Annotated[
         bool, typer.Option("--as-written", help="Do not restore the `#### answer` line of reference solutions.")
