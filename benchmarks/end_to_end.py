@@ -1,7 +1,7 @@
 """The quickstart's arms, trained by this package and by TRL's `DPOTrainer`.
 
 One pool: the first of recipes/quickstart.yaml, sampled, verified and paired by its pipeline. On it every arm takes
-60 optimizer steps at the recipe's sizes: 64 pairs a step for DPO on all of them, 32 of 64 for the random half and for
+20 optimizer steps at the recipe's sizes: 64 pairs a step for DPO on all of them, 32 of 64 for the random half and for
 SAGE. TRL has no refresh, so nobody refreshes. Seconds are those of construction and training, TRL's pass over the
 reference (`precompute_ref_log_probs`, its faster way here) and our scoring included. Both must see the same tokens and
 reach about the same loss on all pairs before anything is timed.
@@ -101,7 +101,7 @@ class Arms:
 
 def benchmark(quick: bool) -> list[Claim]:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated")
-    arms = Arms(steps=6 if quick else 60)
+    arms = Arms(steps=6 if quick else 20)
     arms.check()
     half = CANDIDATES // 2
     runs: dict[str, Callable[[], Any]] = {

@@ -39,7 +39,7 @@ def counted_tokens(model: Any, *, training: bool) -> Iterator[list[int]]:
 
 def benchmark(quick: bool) -> list[Claim]:
     make_model = functools.partial(make_policy, VOCABULARY)
-    contest = make_contest(VOCABULARY, 64 if quick else 256)
+    contest = make_contest(VOCABULARY, 64 if quick else 128)
     real = sum(len(completion) for completion in contest.completions)
     with counted_tokens(contest.model, training=False) as ours:
         contest.ours()
@@ -47,7 +47,7 @@ def benchmark(quick: bool) -> list[Claim]:
         contest.peer(DEFAULT_BATCH)
     claims = _claims("scoring", sum(ours) / real, sum(peer) / real)
 
-    pairs = 32 if quick else 128
+    pairs = 32 if quick else 64
     totals = []
     for trainer in (
         make_sage(make_model, 1.0, pairs=pairs, selector="all", max_steps=1),

@@ -24,7 +24,7 @@ from benchmarks.harness import Claim, cost_claim, interleave, peak_memory_added,
 from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
 from sage_dpo.scoring import as_completions, score_completions, token_budget_batches
 
-PAIRS = {2_000: 128, 32_000: 32}  # by vocabulary
+PAIRS = {2_000: 48, 32_000: 16}  # by vocabulary
 QUICK_PAIRS = {2_000: 24, 32_000: 8}
 DEFAULT_BATCH = 8  # TRL's per_device_train_batch_size
 BATCHES = (1, 2, 4, 8, 16)

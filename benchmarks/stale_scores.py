@@ -1,6 +1,6 @@
 """What it costs to use scores again (`score_max_age`): agreement of the selection, and tokens scored.
 
-SAGE trains for 60 steps on the quickstart's first pool. At every step the candidates are also scored anew, and it is
+SAGE trains for 40 steps on the quickstart's first pool. At every step the candidates are also scored anew, and it is
 counted how many of the kept pairs fresh scores would have kept too. By chance it would be the keep ratio, 50 %.
 """
 
@@ -49,7 +49,7 @@ class Agreement:
 
 
 def benchmark(quick: bool) -> list[Claim]:
-    arms = Arms(steps=8 if quick else 60)
+    arms = Arms(steps=8 if quick else 40)
     fresh = arms.ours("sage").token_counts.scored
     claims = []
     for age in AGES[1:3] if quick else AGES:

@@ -124,7 +124,7 @@ def benchmark(quick: bool) -> list[Claim]:
     batches = (MICROBATCH,) if quick else (1, 2, 4, MICROBATCH)
     trainers: dict[str, DPOTrainer] = {f"trl {b}": make_trl(model, b, pairs=pairs, max_steps=3) for b in batches}
     trainers |= {f"sage {gamma}": make_sage(model, gamma, pairs=pairs, max_steps=3) for gamma in REQUIRED}
-    seconds = step_seconds(trainers, rounds=1 if quick else 3)
+    seconds = step_seconds(trainers, rounds=1 if quick else 2)
     best = min(batches, key=lambda b: seconds[f"trl {b}"])
     claims = []
     for gamma, required in REQUIRED.items():

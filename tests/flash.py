@@ -32,7 +32,11 @@ class FlashAttention:
         max_seqlen_k: int,
         softmax_scale: float | None = None,
         causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        s_aux: Tensor | None = None,
     ) -> Tensor:
+        assert causal
         assert cu_seqlens_q.dtype == torch.int32
         assert cu_seqlens_q.equal(cu_seqlens_k)
         bounds = cu_seqlens_q.tolist()
@@ -41,13 +45,9 @@ class FlashAttention:
         self.bounds.append(bounds)
         parts = []
         for start, stop in itertools.pairwise(bounds):
-            here = (part[start:stop].transpose(0, 1)[None] for part in (q, k, v))
-            parts.append(
-                nn.functional.scaled_dot_product_attention(
-                    *here, is_causal=causal, scale=softmax_scale, enable_gqa=True
-                )[0].transpose(0, 1)
-            )
-        return torch.cat(parts)
+            here = (part[start:stop].transpose(0, 1) for part in (q, k, v))
+            parts.append(attend(*here, scale=softmax_scale, window=window_size[0], softcap=softcap, sinks=s_aux))
+        return torch.cat([part.transpose(0, 1) for part in parts])
 
     def fixed(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         raise AssertionError("the kernel for rows of one length was called: the sequences were not told apart")
@@ -67,6 +67,30 @@ class FlashAttention:
             "_process_with_kvcache_kwargs_fn",
         ):
             monkeypatch.setattr(flash_utils, name, None)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, window: int, softcap: float, sinks: Tensor | None
+) -> Tensor:
+    """Causal attention of one sequence, `[heads, T, D]`, by definition.
+
+    Args:
+        q, k, v: with fewer heads of keys and values, each serves several of the queries.
+        scale: of the scores; `None` is 1 / sqrt(D).
+        window: tokens seen before the own one; negative is all.
+        softcap: scores are capped to this by tanh; 0 is not at all.
+        sinks: `[heads]` scores of a token that is nothing.
+    """
+    k, v = (part.repeat_interleave(len(q) // len(part), dim=0) for part in (k, v))
+    scores = q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    age = torch.arange(q.shape[1])[:, None] - torch.arange(q.shape[1])
+    is_seen = (age >= 0) & ((age <= window) | (window < 0))
+    scores = scores.masked_fill(~is_seen, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks[:, None, None].expand(-1, q.shape[1], 1)], dim=-1)
+    return scores.softmax(-1)[..., : q.shape[1]] @ v
 
 
 def uses_flash_attention(model: nn.Module) -> nn.Module:

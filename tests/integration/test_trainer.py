@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalErr
 from sage_dpo.pool.source import PoolContents
 from sage_dpo.records import PairScore
 from sage_dpo.scoring import as_completions, score_completions
+from sage_dpo.scoring.head import _NOT_SLICED, _output_head
 from sage_dpo.training.candidates import read_candidates
 
 
@@ -194,18 +193,24 @@ def test_packed_sequences_select_and_train_as_padded_ones_do(lora, policy_folder
     assert len(flash.bounds) > 0
 
 
-def test_compiled_layers_select_and_train_as_plain_ones_do(policy_folder, tmp_path):
+def test_compiled_layers_select_and_train_as_plain_ones_do(policy_folder, tmp_path, monkeypatch):
     plain = make_trainer(policy_folder, tmp_path / "plain", max_steps=3)
     plain.train()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with mock.patch.dict(os.environ):  # accelerate takes the options of a compilation from there
-        options = {"torch_compile": True, "torch_compile_backend": "eager"}  # traced as for any other, not compiled
-        compiled = make_trainer(policy_folder, tmp_path / "compiled", max_steps=3, **options)
-        compiled.train()
+    # what `accelerate launch` sets where nobody asked it for compilation
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", "False")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_DYNAMIC", "False")
+    options = {"torch_compile": True, "torch_compile_backend": "eager"}  # traced as for any other, not compiled
+    compiled = make_trainer(policy_folder, tmp_path / "compiled", max_steps=3, **options)
+    compiled.train()
     np.testing.assert_allclose(losses(compiled), losses(plain), rtol=1e-4)
     # a layer and what surrounds it, with and without gradients; not each layer, not each shape
     assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
+    # the heads of policy and reference still run in slices
+    heads = [_output_head(model) for model in (compiled.model, compiled.model_wrapped, compiled.ref_model)]
+    assert all(isinstance(head, torch.nn.Linear) and head not in _NOT_SLICED for head in heads)
     torch._dynamo.reset()
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers.utils import is_triton_available
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
@@ -107,8 +106,8 @@ class _SlicedHead:
     def __call__(self, hidden: Tensor) -> Tensor:
         hidden = hidden[:, -self._length :]  # prompt-learning adapters put virtual tokens in front
         head: Any = getattr(self._original, "__self__", None)
-        is_plain = getattr(self._original, "__func__", None) is nn.Linear.forward  # no adapter, hook or quantizer
-        if is_plain and not isinstance(head.weight, DTensor) and _has_kernel(hidden.device):
+        is_linear = getattr(self._original, "__func__", None) is nn.Linear.forward  # no adapter, no hook
+        if is_linear and _is_plain(head.weight) and _has_kernel(hidden.device):
             self.statistics = _in_tiles(head, hidden, self._targets)
         else:
             self.statistics = _in_slices(self._original, hidden, self._targets)
@@ -152,18 +151,24 @@ def _in_tiles(head: nn.Linear, states: Tensor, targets: Targets) -> Tensor:
     targets = targets.to(states.device)
     before = states[targets.rows, targets.positions - 1]
     outputs = ("log_sum_sq_probs",)
-    logps, _, log_sum_sq_probs, _, _ = ChunkedLogProbFunction.apply(
-        before, head.weight, head.bias, targets.ids, 1.0, _TILE, None, 1.0, outputs
-    )
+    with torch.cuda.device_of(before):  # Triton launches on the current device
+        logps, _, log_sum_sq_probs, _, _ = ChunkedLogProbFunction.apply(
+            before, head.weight, head.bias, targets.ids, 1.0, _TILE, None, 1.0, outputs
+        )
     return torch.stack([logps, token_informativeness(logps, log_sum_sq_probs.exp())], dim=1)
 
 
+def _is_plain(weight: Tensor) -> bool:
+    """Whether it is no tensor of a quantizer, and not sharded."""
+    return type(weight) in (nn.Parameter, Tensor)
+
+
 def _has_kernel(device: torch.device) -> bool:
-    return device.type in ("cuda", "xpu") and is_triton_available()
+    return device.type == "cuda" and is_triton_available()
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:
-    inner: Any = extract_model_from_parallel(model)
+    inner: Any = extract_model_from_parallel(model, keep_torch_compile=False)
     getter = getattr(inner, "get_output_embeddings", None)
     head = getter() if getter is not None else None
     return head if isinstance(head, nn.Module) else None

@@ -18,23 +18,56 @@ from peft import PeftModel
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 
+PACKED_MODELS = frozenset(
+    {
+        "cohere2",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm4",
+        "gpt_oss",
+        "granite",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo2",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+        "starcoder2",
+    }
+)
+"""Model types that were seen to keep packed sequences apart (`tests/unit/scoring/test_packing.py`). No flag of
+transformers tells: convolutions (LFM2), linear attention (MiniMax), positions counted along the row (Llama 4) or in
+three dimensions (Qwen2-VL) let sequences see each other. Every other type runs in length buckets."""
+
 
 def supports_packing(model: nn.Module) -> bool:
-    """Whether `model` keeps packed sequences apart.
+    """Whether `model` keeps packed sequences apart: one of `PACKED_MODELS` with FlashAttention or FlexAttention.
 
-    True for transformers' models that hand their keyword arguments to a FlashAttention or FlexAttention kernel, also
-    wrapped by accelerate, DistributedDataParallel or PEFT. False for models with a recurrent state, which would run on
-    from one sequence into the next, and for adapters that put virtual tokens in front.
+    Also wrapped by accelerate, DistributedDataParallel, `torch.compile` or PEFT, but for adapters that put virtual
+    tokens in front. FlexAttention with sliding windows is left out: its several masks pass the limit of PyTorch's
+    recompilations, after which they are made whole, quadratic in the row.
     """
-    inner: Any = extract_model_from_parallel(model)
+    inner: Any = extract_model_from_parallel(model, keep_torch_compile=False)
     if isinstance(inner, PeftModel):
         if inner.active_peft_config.is_prompt_learning:
             return False
         inner = inner.get_base_model()
-    config = getattr(inner, "config", None)
-    if config is None or not getattr(inner, "_supports_attention_backend", False) or inner._is_stateful:
+    config: Any = getattr(inner, "config", None)
+    if getattr(config, "model_type", None) not in PACKED_MODELS:
         return False
-    return keeps_sequences_apart(config.get_text_config()._attn_implementation)
+    attention = config._attn_implementation
+    return keeps_sequences_apart(attention) and not (attention == "flex_attention" and _has_windows(config))
+
+
+def _has_windows(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return getattr(config, "sliding_window", None) is not None
+    return set(kinds) != {"full_attention"}
 
 
 def keeps_sequences_apart(attention: str | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +13,6 @@ from sage_dpo.errors import ConfigError
 
 _SELECTOR_FIELDS = tuple(SelectorSettings.model_fields)
 _POOL_FIELDS = tuple(PoolSettings.model_fields)
-_COMPILATION = {
-    "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "true",
-    "ACCELERATE_DYNAMO_USE_DYNAMIC": "true",
-}
-"""What accelerate reads beside `torch_compile`: compile one layer for all of them, for any batch and length. Scoring,
-reference and training run the model on different shapes, with and without gradients; compiled whole, it would be
-compiled for each, and past PyTorch's limit not at all."""
 
 
 def _field(settings: type[BaseModel], name: str, help_text: str) -> Any:
@@ -42,9 +34,8 @@ class SAGEConfig(DPOConfig):
 
     `max_length` excludes longer pairs, and says how many; TRL would cut them.
 
-    `torch_compile=True` compiles the model's layers, not the model: accelerate's regional compilation with shapes left
-    open, unless the environment (`ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION`, `ACCELERATE_DYNAMO_USE_DYNAMIC`) or
-    accelerate's configuration file says otherwise.
+    `torch_compile=True` compiles the layers of the training step, not the model: accelerate's regional compilation with
+    open shapes, unless accelerate's configuration names a dynamo backend of its own. Scoring runs the plain layers.
 
     Attributes:
         Fields of `sage_dpo.config.SelectorSettings` and `sage_dpo.config.PoolSettings`, same names, and
@@ -84,9 +75,6 @@ class SAGEConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.torch_compile:
-            for name, value in _COMPILATION.items():
-                os.environ.setdefault(name, value)
         self.selector_settings()
         self.pool_settings()
         if self.score_token_budget < 1:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,15 @@ class SAGETrainer(DPOTrainer):
         self._attempted_version = 0
         self._resume_path: str | None = None
         self.add_callback(_PoolCallback(self))
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Compile one layer for all layers and shapes; compiled whole, the model would be compiled for each shape."""
+        arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        # `accelerate launch` sets all variables, whether compilation was configured or not; the backend tells
+        if self.args.torch_compile and os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() == "no":
+            plugin = arguments["dynamo_plugin"]
+            plugin.use_regional_compilation = plugin.dynamic = True
+        return arguments
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 

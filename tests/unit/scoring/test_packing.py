@@ -9,11 +9,20 @@ from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from tests.conftest import make_tiny_model
 from tests.flash import FlashAttention, uses_flash_attention
 from tests.unit.scoring.test_scorer import make_completions
-from transformers import LlamaConfig, MambaConfig, MambaForCausalLM
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LlamaConfig,
+    masking_utils,
+)
+from transformers.integrations import flex_attention as flex_integration
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from sage_dpo.scoring import packed_batches, score_completions
-from sage_dpo.scoring.packing import packing_arguments, supports_packing
+from sage_dpo.scoring import TokenizedCompletion, packed_batches, score_completions
+from sage_dpo.scoring.packing import PACKED_MODELS, packing_arguments, supports_packing
 
 
 @pytest.fixture
@@ -81,9 +90,94 @@ def test_which_models_are_packed():
     assert not supports_packing(torch.nn.Linear(2, 2))
 
 
-def test_models_with_a_state_are_not_packed():
-    model = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, state_size=2))
-    assert not supports_packing(uses_flash_attention(model))
+SMALL = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "query_pre_attn_scalar": 8,
+}
+
+
+def make_small(model_type: str, attention: str):
+    default = AutoConfig.for_model(model_type)
+    sizes = {"pad_token_id": 0} | {
+        name: value for name, value in SMALL.items() if getattr(default, name, None) is not None
+    }
+    if "sliding_attention" not in (getattr(default, "layer_types", None) or []):
+        sizes.pop("layer_types", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(model_type, **sizes)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)  # contexts matter, so that seeing another's would show
+    return model
+
+
+def make_sequences(count: int = 7):
+    rng = np.random.default_rng(0)
+    draw = lambda low, high: tuple(rng.integers(3, 32, rng.integers(low, high)).tolist())  # noqa: E731
+    return [TokenizedCompletion(draw(2, 12), draw(1, 20)) for _ in range(count)]
+
+
+def worst_difference(model, expected, sequences) -> float:
+    """Largest difference in nats between each sequence alone and all of them in one row."""
+    assert supports_packing(model)
+    found = score_completions(model, sequences, token_budget=10_000)
+    return float(np.abs(found.logps - expected).max())
+
+
+@pytest.mark.parametrize("model_type", sorted(PACKED_MODELS))
+def test_flash_attention_keeps_the_sequences_of_every_listed_model_apart(model_type, flash):
+    model, sequences = make_small(model_type, "eager"), make_sequences()
+    expected = score_completions(model, sequences, token_budget=1).logps
+    assert worst_difference(uses_flash_attention(model), expected, sequences) < 1e-3
+    assert len(flash.bounds) == 2
+    assert len(flash.bounds[0]) == len(sequences) + 1
+
+
+@pytest.mark.parametrize("model_type", sorted(PACKED_MODELS))
+def test_flex_attention_keeps_them_apart_and_is_not_taken_with_windows(model_type, monkeypatch):
+    # as PyTorch computes them without a compiler, for which they take most of a minute
+    whole_mask = masking_utils.create_block_mask
+    monkeypatch.setattr(
+        masking_utils, "create_block_mask", lambda *a, **options: whole_mask(*a, **{**options, "_compile": False})
+    )
+    monkeypatch.setattr(
+        flex_integration, "compile_friendly_flex_attention", lambda *a, training=False, **o: flex_attention(*a, **o)
+    )
+    model, sequences = make_small(model_type, "eager"), make_sequences()
+    expected = score_completions(model, sequences, token_budget=1).logps
+    has_windows = model_type in ("cohere2", "gemma2", "gemma3_text", "gpt_oss", "mistral")
+    model.config._attn_implementation = "flex_attention"
+    assert supports_packing(model) is not has_windows
+    if not has_windows:
+        assert worst_difference(model, expected, sequences) < 1e-3
+
+
+def test_a_model_whose_layers_mix_sequences_is_not_packed():
+    config = Lfm2Config(
+        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention"],
+    )  # fmt: skip
+    model = uses_flash_attention(Lfm2ForCausalLM(config))
+    assert model._supports_attention_backend  # what transformers says of it
+    assert not supports_packing(model)
 
 
 def test_adapters_are_packed_unless_they_put_tokens_in_front():
