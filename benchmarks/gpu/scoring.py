@@ -1,10 +1,10 @@
 """Forward-only scoring on a GPU: tokens/s, fraction of the measured matmul peak, and TRL's reference pass.
 
 A randomly initialised Qwen2.5-1.5B shape in bfloat16; pairs as in `benchmarks.scoring` (completion lengths log-normal:
-mean 300, sigma 0.9, up to 3,072). The peer is TRL's reference pass at the fastest of several batch sizes. Ours runs
-padded in length buckets (sdpa), and without padding (FlashAttention if installed, else FlexAttention). The peak is that
-of 8192 x 8192 products in the same run. Both must give about the same log-probabilities before anything is timed.
-Without a GPU a toy model runs: the mechanics, not a measurement.
+mean 300, sigma 0.9, up to 3,072). Both sides run with PyTorch's attention (sdpa) and with FlashAttention if it is
+installed, else FlexAttention; TRL at several batch sizes, ours at several token budgets; the fastest of each are
+compared. The peak is that of 8192 x 8192 products in the same run. All must give about the same log-probabilities
+before anything is timed. Without a GPU a toy model runs: the mechanics, not a measurement.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from benchmarks.gpu.setup import find_setup, measured_peak, packing_attention, scoring_flops
+from benchmarks.gpu.setup import Setup, find_setup, measured_peak, packing_attention, scoring_flops
 from benchmarks.harness import Claim, interleave, rate_claim
 from benchmarks.scoring import Contest
 from benchmarks.workload import make_pairs
@@ -24,55 +24,64 @@ from sage_dpo.scoring import score_completions
 BATCHES = (1, 2, 4, 8, 16)
 TOKEN_BUDGETS = (16_384, 65_536)
 OF_PEAK, OF_TRL = 0.5, 2.0
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+"""Nats times the root of the tokens. Rounding adds up like a random walk; of tokens that see another context, too, but
+with steps of a nat or more."""
+
+
+def check(found: np.ndarray, expected: np.ndarray, contest: Contest, setup: Setup) -> None:
+    """Refuse log-probabilities that differ by more than rounding."""
+    roots = np.sqrt([len(completion.completion_ids) for completion in contest.completions])
+    worst = float((np.abs(found - expected) / roots).max())
+    limit = TOLERANCE[setup.dtype]
+    if not worst <= limit:
+        raise AssertionError(f"log-probabilities differ by {worst:.3g} sqrt(tokens) nats, expected at most {limit}")
 
 
 def benchmark(quick: bool) -> list[Claim]:
     setup = find_setup()
     pairs = 4 if setup.is_toy else (64 if quick else 512)
     batches, budgets, repetitions = ((1, 8), TOKEN_BUDGETS[:1], 1) if quick else (BATCHES, TOKEN_BUDGETS, 3)
-    contest = Contest(setup.make_model, make_pairs(pairs, setup.shape["vocab_size"]))
     kinds = ["sdpa"] if setup.is_toy else ["sdpa", packing_attention()]
-    models = {kind: setup.make_model(kind) for kind in kinds}
+    data = make_pairs(pairs, setup.shape["vocab_size"])
+    contests = {kind: Contest(functools.partial(setup.make_model, kind), data) for kind in kinds}
+    contest = contests["sdpa"]
 
     def score(kind: str, budget: int) -> np.ndarray:
-        return score_completions(models[kind], contest.completions, token_budget=budget, device=setup.device).logps
+        model = contests[kind].model
+        return score_completions(model, contest.completions, token_budget=budget, device=setup.device).logps
 
-    runs = {f"{k}, {b:,} tokens a batch": functools.partial(score, k, b) for k in models for b in budgets}
-    expected = contest.peer(batches[-1])
-    for run in runs.values():  # also compiles what is compiled
-        np.testing.assert_allclose(run(), expected, rtol=1e-4 if setup.dtype == torch.float32 else 2e-2)
-    peers = {f"trl {b}": functools.partial(contest.peer, b) for b in batches}
-    seconds = interleave(runs | peers, repetitions)
+    runs = {f"{k}, {b:,} tokens a batch": functools.partial(score, k, b) for k in kinds for b in budgets}
+    peers = {f"{k}, batch {b}": functools.partial(contests[k].peer, b) for k in kinds for b in batches}
+    expected = peers[f"sdpa, batch {batches[-1]}"]()
+    for run in (*runs.values(), *peers.values()):  # also warms up, and compiles what is compiled
+        check(run(), expected, contest, setup)
+    seconds = interleave({f"ours: {n}": f for n, f in runs.items()} | peers, repetitions)
     best = min(peers, key=lambda name: seconds[name])
     tokens = sum(len(completion) for completion in contest.completions)
     flops, peak = scoring_flops(setup.model_shape(), contest.completions), measured_peak(setup)
-    trl = f"TRL at its fastest, batch {best.removeprefix('trl ')}"
+    fastest = min(runs, key=lambda name: seconds[f"ours: {name}"])
     claims = []
     for name in runs:
-        label = f"{setup.name}: scoring, {name}"
+        time = seconds[f"ours: {name}"]
+        is_best = name == fastest
         claims += [
-            rate_claim(f"{label}: {trl}", ours=tokens / seconds[name], peer=tokens / seconds[best], unit="tokens/s"),
-            rate_claim(f"{label}: matmul peak", ours=flops / seconds[name] / 1e12, peer=peak / 1e12, unit="TFLOP/s"),
+            rate_claim(
+                f"{setup.name}: scoring, {name}: TRL at its fastest, {best}",
+                ours=tokens / time,
+                peer=tokens / seconds[best],
+                unit="tokens/s",
+                required=setup.aim(OF_TRL) if is_best else None,
+            ),
+            rate_claim(
+                f"{setup.name}: scoring, {name}: matmul peak",
+                ours=flops / time / 1e12,
+                peer=peak / 1e12,
+                unit="TFLOP/s",
+                required=setup.aim(OF_PEAK) if is_best else None,
+            ),
         ]
-    fastest = min(runs, key=lambda name: seconds[name])
-    label = f"{setup.name}: scoring at its fastest"
-    return [
-        *claims,
-        rate_claim(
-            f"{label}: {trl}",
-            ours=tokens / seconds[fastest],
-            peer=tokens / seconds[best],
-            unit="tokens/s",
-            required=setup.aim(OF_TRL),
-        ),
-        rate_claim(
-            f"{label}: matmul peak",
-            ours=flops / seconds[fastest] / 1e12,
-            peer=peak / 1e12,
-            unit="TFLOP/s",
-            required=setup.aim(OF_PEAK),
-        ),
-    ]
+    return claims
 
 
 if __name__ == "__main__":

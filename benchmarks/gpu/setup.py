@@ -64,7 +64,7 @@ class Setup:
     def make_model(self, attention: str = "sdpa", seed: int = 0) -> PreTrainedModel:
         """Return an untrained Qwen2 on the device."""
         torch.manual_seed(seed)
-        config = Qwen2Config(**self.shape, pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.02)
+        config = Qwen2Config(**self.shape, pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.05)
         with torch.device(self.device):
             model = Qwen2ForCausalLM._from_config(config, dtype=self.dtype, attn_implementation=attention)
         return model.eval()
