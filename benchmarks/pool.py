@@ -158,7 +158,7 @@ def benchmark(quick: bool) -> list[Claim]:
             },
             repetitions=5,
         )
-        growth = f"{text}: {name} pairs once (ours) against 10^{exponent - 2} pairs 100 times (peer)"
+        growth = f"{text}: {name} pairs once against 10^{exponent - 2} pairs 100 times, both ours"
         claims += [
             harness.cost_claim(
                 f"{text}, N = {name}", ours=seconds["ours"], peer=seconds["peer"], unit="s", required=2.0
