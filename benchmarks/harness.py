@@ -98,15 +98,9 @@ def peak_memory_added(function: Callable[[], Any]) -> float:
 
 
 def run_in_child(name: str, *arguments: int) -> float:
-    """Return what `python -m benchmarks.NAME` answers to integer arguments, see `in_child` of `run`.
-
-    glibc gives large blocks back to the system only above a threshold that grows while a process runs: what it keeps
-    then counts as memory in use (68 MiB read as 78 to 173). A fixed threshold switches that off.
-    """
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    """Return what `python -m benchmarks.NAME` answers to integer arguments, see `in_child` of `run`."""
     command = [sys.executable, "-m", f"benchmarks.{name}", _IN_CHILD, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1])
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
 
 
 def format_claims(claims: Sequence[Claim]) -> str:
