@@ -37,15 +37,16 @@ class FlashAttention:
         s_aux: Tensor | None = None,
     ) -> Tensor:
         assert causal
-        assert cu_seqlens_q.dtype == torch.int32
-        assert cu_seqlens_q.equal(cu_seqlens_k)
-        bounds = cu_seqlens_q.tolist()
-        assert bounds[-1] == len(q)
-        assert int(cu_seqlens_q.diff().max()) == max_seqlen_q == max_seqlen_k
+        assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
+        bounds, key_bounds = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+        assert len(bounds) == len(key_bounds)
+        assert (bounds[-1], key_bounds[-1]) == (len(q), len(k))
+        assert int(cu_seqlens_q.diff().max()) == max_seqlen_q
+        assert int(cu_seqlens_k.diff().max()) == max_seqlen_k
         self.bounds.append(bounds)
         parts = []
-        for start, stop in itertools.pairwise(bounds):
-            here = (part[start:stop].transpose(0, 1) for part in (q, k, v))
+        for asked, seen in zip(itertools.pairwise(bounds), itertools.pairwise(key_bounds), strict=True):
+            here = (x[slice(*bound)].transpose(0, 1) for x, bound in ((q, asked), (k, seen), (v, seen)))
             parts.append(attend(*here, scale=softmax_scale, window=window_size[0], softcap=softcap, sinks=s_aux))
         return torch.cat([part.transpose(0, 1) for part in parts])
 
@@ -75,7 +76,8 @@ def attend(
     """Causal attention of one sequence, `[heads, T, D]`, by definition.
 
     Args:
-        q, k, v: with fewer heads of keys and values, each serves several of the queries.
+        q, k, v: with fewer heads of keys and values, each serves several of the queries. If there are more keys, the
+            queries are those of the last ones (FlashAttention 2.1 and later).
         scale: of the scores; `None` is 1 / sqrt(D).
         window: tokens seen before the own one; negative is all.
         softcap: scores are capped to this by tanh; 0 is not at all.
@@ -85,12 +87,12 @@ def attend(
     scores = q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
-    age = torch.arange(q.shape[1])[:, None] - torch.arange(q.shape[1])
+    age = torch.arange(k.shape[1] - q.shape[1], k.shape[1])[:, None] - torch.arange(k.shape[1])
     is_seen = (age >= 0) & ((age <= window) | (window < 0))
     scores = scores.masked_fill(~is_seen, -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks[:, None, None].expand(-1, q.shape[1], 1)], dim=-1)
-    return scores.softmax(-1)[..., : q.shape[1]] @ v
+    return scores.softmax(-1)[..., : k.shape[1]] @ v
 
 
 def uses_flash_attention(model: nn.Module) -> nn.Module:

@@ -45,25 +45,36 @@ three dimensions (Qwen2-VL) let sequences see each other. Every other type runs 
 
 
 def supports_packing(model: nn.Module) -> bool:
-    """Whether `model` keeps packed sequences apart: one of `PACKED_MODELS` with FlashAttention or FlexAttention.
+    """Whether `model` keeps packed sequences apart by itself: one of `PACKED_MODELS` with FlashAttention or
+    FlexAttention.
 
-    Also wrapped by accelerate, DistributedDataParallel, `torch.compile` or PEFT, but for adapters that put virtual
-    tokens in front. FlexAttention with sliding windows is left out: its several masks pass the limit of PyTorch's
-    recompilations, after which they are made whole, quadratic in the row.
+    FlexAttention with sliding windows is left out: its several masks pass the limit of PyTorch's recompilations, after
+    which they are made whole, quadratic in the row.
+    """
+    config = packable_config(model)
+    if config is None:
+        return False
+    attention = config._attn_implementation
+    return keeps_sequences_apart(attention) and not (attention == "flex_attention" and has_windows(config))
+
+
+def packable_config(model: nn.Module) -> Any | None:
+    """Return the configuration of a model of `PACKED_MODELS`, `None` for any other.
+
+    Also of one that accelerate, DistributedDataParallel, `torch.compile` or PEFT wrap, but for adapters that put
+    virtual tokens in front.
     """
     inner: Any = extract_model_from_parallel(model, keep_torch_compile=False)
     if isinstance(inner, PeftModel):
         if inner.active_peft_config.is_prompt_learning:
-            return False
+            return None
         inner = inner.get_base_model()
     config: Any = getattr(inner, "config", None)
-    if getattr(config, "model_type", None) not in PACKED_MODELS:
-        return False
-    attention = config._attn_implementation
-    return keeps_sequences_apart(attention) and not (attention == "flex_attention" and _has_windows(config))
+    return config if getattr(config, "model_type", None) in PACKED_MODELS else None
 
 
-def _has_windows(config: Any) -> bool:
+def has_windows(config: Any) -> bool:
+    """Whether some layers attend to a sliding window only."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return getattr(config, "sliding_window", None) is not None
@@ -72,9 +83,12 @@ def _has_windows(config: Any) -> bool:
 
 def keeps_sequences_apart(attention: str | None) -> bool:
     """Whether a kernel, named as in transformers' `attn_implementation`, is FlashAttention or FlexAttention."""
-    if attention is None:
-        return False
-    return attention == "flex_attention" or is_flash_attention_requested(requested_attention_implementation=attention)
+    return attention == "flex_attention" or is_flash(attention)
+
+
+def is_flash(attention: str | None) -> bool:
+    """Whether a kernel, named as in transformers' `attn_implementation`, is FlashAttention."""
+    return attention is not None and is_flash_attention_requested(requested_attention_implementation=attention)
 
 
 def packing_arguments(lengths: NDArray[np.int64], device: torch.device | str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Forward-only scoring: log-probability and informativeness of completions under a model.
 
-Sequences run end to end without padding where the attention kernel allows it (`packing.py`). Elsewhere they are padded
-on the right and the model gets no attention mask: under causal attention no token sees the padding behind it, and
-without a mask PyTorch takes its fastest attention kernel. The language-model head runs on completion positions only, a
-slice of them at a time (`head.py`).
+Prompts that several completions share are run once where that saves enough (`shared_prompts.py`). Sequences run end to
+end without padding where the attention kernel allows it (`packing.py`). Elsewhere they are padded on the right and the
+model gets no attention mask: under causal attention no token sees the padding behind it, and without a mask PyTorch
+takes its fastest attention kernel. The language-model head runs on completion positions only, a slice of them at a time
+(`head.py`).
 
 What this file does not know: pairs, margins, and which of the scores matter.
 """
@@ -24,6 +25,14 @@ from tqdm.auto import tqdm
 from sage_dpo.scoring.batching import packed_batches, token_budget_batches
 from sage_dpo.scoring.head import Targets, forward_statistics
 from sage_dpo.scoring.packing import packing_arguments, supports_packing
+from sage_dpo.scoring.shared_prompts import (
+    Part,
+    can_share_prompts,
+    group_by_prompt,
+    parts_of,
+    pays,
+    sharing_arguments,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,8 @@ class CompletionScores:
         logps: `[N]` float64, log-probability summed over completion tokens, nats.
         informativeness: `[N]` float64, sum over completion tokens of 1 - 2 p(y_t) + sum_v p_t(v)^2.
         lengths: `[N]` int64, completion tokens.
-        tokens: real tokens (prompt and completion) the model was run on; duplicates are run once.
+        tokens: real tokens (prompt and completion) the model was run on; duplicates are run once, and so are shared
+            prompts where that pays.
     """
 
     logps: NDArray[np.float64]
@@ -67,7 +77,7 @@ def score_completions(
     inference_mode: bool = True,
     progress: str | None = None,
 ) -> CompletionScores:
-    """Score completions with one forward pass each; equal completions of equal prompts are run once.
+    """Score completions by forward passes over batches; equal completions of equal prompts are run once.
 
     Args:
         model: causal language model; put in evaluation mode meanwhile (dropout off).
@@ -84,18 +94,17 @@ def score_completions(
         pair they belong to.
     """
     unique = list(dict.fromkeys(completions))
-    lengths = np.array([len(c) for c in unique], dtype=np.int64)
     stats = torch.zeros(len(unique), 2, dtype=torch.float64)
-    group, run = (packed_batches, _score_packed) if supports_packing(model) else (token_budget_batches, _score_padded)
-    batches = group(lengths, token_budget=token_budget) if unique else []
+    batches = _plan(model, unique, token_budget)
     passes = synchronize_count(len(batches)) if synchronize_count else len(batches)
     guard = torch.inference_mode() if inference_mode else torch.no_grad()
     with guard, evaluation_mode(model), tqdm(total=passes, desc=progress, disable=progress is None) as bar:
         for batch in batches:
-            stats[torch.from_numpy(batch)] = run(model, [unique[i] for i in batch], device).cpu()
+            rows = [unique[i] for i in batch.members]
+            stats[torch.from_numpy(batch.members)] = _score(model, rows, batch.parts, device).cpu()
             bar.update()
         for _ in range(passes - len(batches)):
-            run(model, [_DUMMY], device)  # the same calls as for a real batch
+            _score(model, [_DUMMY], None, device)  # the same calls as for a real batch
             bar.update()
     position = {completion: row for row, completion in enumerate(unique)}
     columns = stats[[position[c] for c in completions]].numpy() if unique else stats.numpy()
@@ -103,26 +112,90 @@ def score_completions(
         logps=columns[:, 0].copy(),
         informativeness=columns[:, 1].copy(),
         lengths=np.array([len(c.completion_ids) for c in completions], dtype=np.int64),
-        tokens=int(lengths.sum()),
+        tokens=sum(batch.tokens for batch in batches),
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What one forward pass runs.
+
+    Attributes:
+        members: `[B]` indices of completions.
+        tokens: real tokens.
+        parts: of the row in which prompts are shared, one for each member; `None` runs each with its own prompt.
+    """
+
+    members: NDArray[np.int64]
+    tokens: int
+    parts: list[Part] | None = None
+
+
+def _plan(model: nn.Module, completions: Sequence[TokenizedCompletion], token_budget: int) -> list[_Batch]:
+    """Group completions into batches."""
+    lengths = np.array([len(c) for c in completions], dtype=np.int64)
+    if can_share_prompts(model):
+        prompts = [completion.prompt_ids for completion in completions]
+        prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        if pays(parts_of(prompts, lengths, prompt_lengths=prompt_lengths)):
+            return _plan_shared(prompts, lengths, prompt_lengths, token_budget)
+    group = packed_batches if supports_packing(model) else token_budget_batches
+    return [_Batch(members, int(lengths[members].sum())) for members in group(lengths, token_budget=token_budget)]
+
+
+def _plan_shared(
+    prompts: Sequence[tuple[int, ...]],
+    lengths: NDArray[np.int64],
+    prompt_lengths: NDArray[np.int64],
+    token_budget: int,
+) -> list[_Batch]:
+    def parts(members: NDArray[np.int64]) -> list[Part]:
+        return parts_of([prompts[i] for i in members], lengths[members], prompt_lengths=prompt_lengths[members])
+
+    groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=token_budget)
+    tokens = np.array([sum(part.length for part in parts(group)) for group in groups], dtype=np.int64)
+    batches = []
+    for chosen in packed_batches(tokens, token_budget=token_budget):
+        members = np.concatenate([groups[i] for i in chosen])
+        row = parts(members)
+        batches.append(_Batch(members, sum(part.length for part in row), row))
+    return batches
+
+
+def _score(
+    model: nn.Module, batch: Sequence[TokenizedCompletion], parts: list[Part] | None, device: torch.device | str
+) -> Tensor:
+    """Return `[B, 2]`: summed log-probability and informativeness of each completion."""
+    if parts is not None:
+        return _score_packed(model, batch, [p.prefix for p in parts], device, sharing_arguments(model, parts, device))
+    if supports_packing(model):
+        arguments = packing_arguments(np.array([len(c) for c in batch]), device)
+        return _score_packed(model, batch, [0] * len(batch), device, arguments)
+    return _score_padded(model, batch, device)
+
+
 def _score_padded(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
-    """Return `[B, 2]`: summed log-probability and informativeness of each completion, a row each."""
+    """Score the completions in a row each."""
     input_ids = np.zeros((len(batch), max(len(c) for c in batch)), dtype=np.int64)
     for target, completion in zip(input_ids, batch, strict=True):
         target[: len(completion)] = completion.prompt_ids + completion.completion_ids
-    row = np.arange(len(batch))
-    return _score_rows(model, input_ids, batch, rows=row, starts=np.zeros_like(row), device=device)
+    begins = np.array([len(c.prompt_ids) for c in batch])
+    return _score_rows(model, input_ids, batch, rows=np.arange(len(batch)), begins=begins, device=device)
 
 
-def _score_packed(model: nn.Module, batch: Sequence[TokenizedCompletion], device: torch.device | str) -> Tensor:
-    """Return the same as `_score_padded`; the completions run in one row."""
-    lengths = np.array([len(c) for c in batch])
-    input_ids = np.concatenate([np.array(c.prompt_ids + c.completion_ids) for c in batch])[None]
-    starts, rows = np.cumsum(lengths) - lengths, np.zeros(len(batch), dtype=np.int64)
-    arguments = packing_arguments(lengths, device)
-    return _score_rows(model, input_ids, batch, rows=rows, starts=starts, device=device, **arguments)
+def _score_packed(
+    model: nn.Module,
+    batch: Sequence[TokenizedCompletion],
+    prefixes: Sequence[int],
+    device: torch.device | str,
+    arguments: dict[str, Any],
+) -> Tensor:
+    """Score the completions in one row that holds, of each sequence, what comes behind its prefix."""
+    pieces = [(c.prompt_ids + c.completion_ids)[prefix:] for c, prefix in zip(batch, prefixes, strict=True)]
+    input_ids = np.concatenate([np.array(piece, dtype=np.int64) for piece in pieces])[None]
+    begins = np.cumsum([len(piece) for piece in pieces]) - [len(c.completion_ids) for c in batch]
+    rows = np.zeros(len(batch), dtype=np.int64)
+    return _score_rows(model, input_ids, batch, rows=rows, begins=begins, device=device, **arguments)
 
 
 def _score_rows(
@@ -131,15 +204,14 @@ def _score_rows(
     batch: Sequence[TokenizedCompletion],
     *,
     rows: NDArray[np.int64],
-    starts: NDArray[np.int64],
+    begins: NDArray[np.int64],
     device: torch.device | str,
     **arguments: Any,
 ) -> Tensor:
-    """Score the completions found in `input_ids`, `[R, L]`, each in its row from its start on."""
+    """Score the completions found in `input_ids`, `[R, L]`, each in its row, its first token at `begins`."""
     ids = torch.from_numpy(input_ids).to(device)
     counts = [len(c.completion_ids) for c in batch]
     owners = np.repeat(np.arange(len(batch)), counts)
-    begins = starts + [len(c.prompt_ids) for c in batch]
     positions = np.concatenate([np.arange(begin, begin + count) for begin, count in zip(begins, counts, strict=True)])
     places = torch.from_numpy(np.stack([rows[owners], positions, owners])).to(device)
     targets = Targets(places[0], places[1], ids[places[0], places[1]])

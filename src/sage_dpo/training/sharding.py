@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import nn
 
 from sage_dpo.scoring import CompletionScores, TokenizedCompletion, score_completions
+from sage_dpo.scoring.shared_prompts import group_by_prompt
 
 
 class ShardedScorer:
@@ -34,14 +36,15 @@ class ShardedScorer:
     ) -> CompletionScores:
         """Return the scores of all completions on every process; every process must pass the same ones.
 
-        Completions are dealt out in order of length, so that every process gets about as many tokens.
+        Those of a prompt stay together, and prompts are dealt out in order of their tokens, so that every process gets
+        about as many.
         """
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
-        order = np.argsort([len(c) for c in completions], kind="stable")
+        shares = _deal(completions, world)
         with self._accelerator.autocast():
             mine = score_completions(
                 model,
-                [completions[i] for i in order[rank::world]],
+                [completions[i] for i in shares[rank]],
                 token_budget=self._token_budget,
                 device=self._accelerator.device,
                 synchronize_count=self._largest_count if world > 1 else None,
@@ -50,9 +53,9 @@ class ShardedScorer:
             )
         table = np.stack([mine.logps, mine.informativeness, mine.lengths], axis=1)
         merged = np.empty((len(completions), 3))
-        for process, share in enumerate(self._gather(table, math.ceil(len(completions) / world))):
-            places = order[process::world]
-            merged[places] = share[: len(places)]
+        gathered = self._gather(table, max(len(places) for places in shares))
+        for places, rows in zip(shares, gathered, strict=True):
+            merged[places] = rows[: len(places)]
         tokens = sum(int(share[0, 0]) for share in self._gather(np.array([[mine.tokens]]), 1))
         return CompletionScores(merged[:, 0], merged[:, 1], merged[:, 2].astype(np.int64), tokens)
 
@@ -68,3 +71,14 @@ class ShardedScorer:
 
     def _largest_count(self, count: int) -> int:
         return max(int(share[0, 0]) for share in self._gather(np.array([[count]]), 1))
+
+
+def _deal(completions: Sequence[TokenizedCompletion], world: int) -> list[NDArray[np.int64]]:
+    """Return the indices of the completions that each process scores."""
+    lengths = np.array([len(c) for c in completions], dtype=np.int64)
+    prompts = [c.prompt_ids for c in completions]
+    prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=math.inf)
+    order = np.argsort([lengths[group].sum() for group in groups], kind="stable")
+    empty = [np.empty(0, dtype=np.int64)]
+    return [np.concatenate(empty + [groups[i] for i in order[rank::world]]) for rank in range(world)]

@@ -17,13 +17,16 @@ from sage_dpo.training.compact_batches import remove_padding
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
-def make_batch(lengths=(7, 3, 12, 3, 5)):
+def make_batch(lengths=(7, 3, 12, 3, 5), prompt_length=1, prompts=None):
+    """Rows of these lengths; `prompts` names the prompt of each row, by default a different one."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     labels = torch.full_like(ids, -100)
     for row, length in enumerate(lengths):
         ids[row, :length] = torch.randint(3, 30, (length,), generator=generator)
-        labels[row, 1:length] = ids[row, 1:length]
+        if prompts is not None:
+            ids[row, :prompt_length] = ids[prompts.index(prompts[row]), :prompt_length]
+        labels[row, prompt_length:length] = ids[row, prompt_length:length]
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
 
@@ -51,13 +54,34 @@ def test_values_and_gradients_of_packed_rows_are_those_of_the_padded_batch(monke
     assert flash.bounds == 2 * [[0, 7, 10, 22, 25, 30]]  # one pass through two layers
 
 
-def check_values_and_gradients(plain, grouped):
-    batch = make_batch()
+SHARED = {"lengths": (9, 12, 7, 14, 6, 8), "prompt_length": 5, "prompts": "abcabb"}
+
+
+@pytest.mark.parametrize("checkpointing", [None, False, True])  # off, not reentrant, reentrant
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_values_and_gradients_of_shared_prompts_are_those_of_the_padded_batch(attention, checkpointing, monkeypatch):
+    FlashAttention().install(monkeypatch)
+    plain, shared = make_models()
+    shared.config._attn_implementation = attention
+    if checkpointing is not None:
+        shared.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        shared.enable_input_require_grads()
+        shared.train()
+    batch = make_batch(**SHARED)
+    # row 4 continues row 1, row 3 row 0, row 5 row 1: each runs all but the first four tokens
+    assert count_rows(shared, batch) == [(1, 56 - 3 * 4)]
+    check_values_and_gradients(plain, shared, batch)
+
+
+def check_values_and_gradients(plain, grouped, batch=None):
+    batch = batch or make_batch()
     results = [model(**batch, fused_lm_head=True) for model in (plain, grouped)]
+    is_label = results[0].label_mask.bool()  # a prompt's own tokens are run for one row only, and nothing reads them
     for name in (*OUTPUTS, "label_mask"):
         expected, found = (result[name] for result in results)
         assert found.shape == expected.shape
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[is_label], expected[is_label], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(results[1].label_mask, results[0].label_mask)
     weights = torch.linspace(-1, 1, results[0].log_probs.numel()).view_as(results[0].log_probs)
     for result in results:
         (result.log_probs * weights).sum().backward()
@@ -85,8 +109,18 @@ def test_without_groups_rows_run_packed_or_padded(monkeypatch):
     model = make_tiny_model()
     add_fused_lm_head(model, outputs=OUTPUTS)
     remove_padding(model, allows_groups=False)
+    assert count_rows(model, make_batch()) == [(1, 30)]
+    model.config._attn_implementation = "eager"
     assert count_rows(model, make_batch()) == [(5, 12)]
     assert count_rows(uses_flash_attention(model), make_batch()) == [(1, 30)]
+
+
+def test_compiled_layers_share_no_prompts(monkeypatch):
+    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 1000)
+    _, grouped = make_models()
+    layer = grouped.model.layers[0]
+    layer.compile(backend="eager")
+    assert count_rows(grouped, make_batch(**SHARED)) == [(6, 14)]
 
 
 @pytest.mark.parametrize("change", [{"attention_mask": None}, {"output_attentions": False}])

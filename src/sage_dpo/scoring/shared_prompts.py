@@ -1,0 +1,226 @@
+"""A prompt is run once for all of its completions.
+
+All run in one row, without padding: a prompt with its first completion, behind it the prompt's other completions, each
+led by the prompt's last token, whose state predicts their first token. A `Part` of the row attends to itself and to
+the first tokens of the part that it goes on from, and its positions count on from there. Attention is causal, so a
+prompt's states do not depend on what follows it, and every completion gets what it gets alone.
+
+Transformers' attention functions do not know of parts. The one that a model uses is registered anew, wrapped; called
+without parts, it does what it did. FlashAttention takes sequences whose keys are more than their queries, so its keys
+are gathered; PyTorch's own attention (sdpa) runs part by part.
+
+What this file does not know: heads, log-probabilities, pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from transformers.modeling_flash_attention_utils import flash_attn_supports_top_left_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from sage_dpo.scoring.packing import has_windows, is_flash, packable_config, packing_arguments
+
+LEAST_SAVED = 0.1
+"""Share of the tokens that must be saved. On a CPU the time saved is about the share of tokens saved, from a tenth on
+(`benchmarks.shared_prompts`); below that, running attention part by part costs as much."""
+
+_QUERIES = 512
+"""Queries of a part that attend at once with a mask, which PyTorch's attention needs behind a prompt: the masks of long
+parts would otherwise be as large as a square."""
+
+
+class Part(NamedTuple):
+    """Tokens of the row that belong together.
+
+    Attributes:
+        length: tokens.
+        prefix: tokens that come before them: the first of part number `origin`.
+        origin: number of a part without a prefix; its own if it has none.
+    """
+
+    length: int
+    prefix: int
+    origin: int
+
+
+def can_share_prompts(model: nn.Module) -> bool:
+    """Whether `model`, possibly wrapped, can run with parts.
+
+    One of `PACKED_MODELS` with FlashAttention, or with PyTorch's attention and without sliding windows. Not with
+    compiled layers, which would be compiled again for every new set of parts.
+    """
+    config = packable_config(model)
+    if config is None or has_compiled_layers(model):
+        return False
+    attention = config._attn_implementation
+    if is_flash(attention):
+        return not flash_attn_supports_top_left_mask()  # of fewer queries than keys, they must be the last
+    return attention == "sdpa" and not has_windows(config)
+
+
+def has_compiled_layers(model: nn.Module) -> bool:
+    """Whether `torch.compile` was applied to the model or to modules of it."""
+    return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
+
+
+def group_by_prompt(
+    prompts: Sequence[Hashable], lengths: NDArray[np.int64], *, prompt_lengths: NDArray[np.int64], token_budget: float
+) -> list[NDArray[np.int64]]:
+    """Group sequences that share a prompt.
+
+    Args:
+        prompts: `[N]`, equal where prompts are.
+        lengths: `[N]` tokens of the sequences, prompts included.
+        prompt_lengths: `[N]` tokens of the prompts, >= 1.
+        token_budget: no group takes more tokens in a row (`parts_of`), unless it is a single sequence.
+
+    Returns:
+        Index arrays that together hold each of 0..N-1 once, in order of first appearance.
+    """
+    groups: list[list[int]] = []
+    tokens: list[int] = []
+    latest: dict[Hashable, int] = {}  # of each prompt, the group that may have room
+    for index, prompt in enumerate(prompts):
+        added = int(lengths[index] - prompt_lengths[index]) + 1
+        group = latest.get(prompt)
+        if group is not None and tokens[group] + added <= token_budget:
+            groups[group].append(index)
+            tokens[group] += added
+        else:
+            latest[prompt] = len(groups)
+            groups.append([index])
+            tokens.append(int(lengths[index]))
+    return [np.array(group, dtype=np.int64) for group in groups]
+
+
+def parts_of(
+    prompts: Sequence[Hashable], lengths: NDArray[np.int64], *, prompt_lengths: NDArray[np.int64]
+) -> list[Part]:
+    """Return the parts of a row that holds sequences one after another: of a prompt only its first one has all of it.
+
+    Arguments as for `group_by_prompt`.
+    """
+    parts: list[Part] = []
+    first: dict[Hashable, int] = {}
+    for number, prompt in enumerate(prompts):
+        origin = first.setdefault(prompt, number)
+        prefix = 0 if origin == number else int(prompt_lengths[number]) - 1
+        parts.append(Part(int(lengths[number]) - prefix, prefix, origin))
+    return parts
+
+
+def pays(parts: Sequence[Part]) -> bool:
+    """Whether sharing prompts saves enough tokens."""
+    shared = sum(part.prefix for part in parts)
+    return shared >= LEAST_SAVED * (shared + sum(part.length for part in parts))
+
+
+def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> dict[str, Any]:
+    """Return what a model must be told to run `parts` in its one row, and teach its attention to listen.
+
+    Args:
+        model: one that `can_share_prompts`.
+        parts: in the order of the row.
+        device: of the model's input.
+    """
+    config = packable_config(model)
+    assert config is not None
+    attention = config._attn_implementation
+    lengths, prefixes = (np.array(column, dtype=np.int64) for column in list(zip(*parts, strict=True))[:2])
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(lengths.sum()) - np.repeat(starts - prefixes, lengths)
+    if not is_flash(attention):
+        _teach(attention, _apart)
+        ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # transformers makes no mask beside one
+        return {"position_ids": _to(positions, device), "attention_mask": ignored, "parts": list(parts)}
+    _teach(attention, _gathering)
+    own = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    places = [np.concatenate([own[part.origin][: part.prefix], here]) for part, here in zip(parts, own, strict=True)]
+    keys = packing_arguments(lengths + prefixes, device)
+    return packing_arguments(lengths, device) | {
+        "position_ids": _to(positions, device),
+        "cu_seq_lens_k": keys["cu_seq_lens_k"],
+        "max_length_k": keys["max_length_k"],
+        "key_places": _to(np.concatenate(places), device)[0],
+    }
+
+
+def _to(values: NDArray[np.int64], device: torch.device | str) -> Tensor:
+    return torch.from_numpy(values)[None].to(device)
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def _teach(name: str, wrap: Callable[[Attention], Attention]) -> None:
+    attend: Any = ALL_ATTENTION_FUNCTIONS[name]
+    if not hasattr(attend, "knows_parts"):
+        taught: Any = wrap(attend)
+        taught.knows_parts = True
+        ALL_ATTENTION_FUNCTIONS.register(name, taught)
+
+
+def _gathering(attend: Attention) -> Attention:
+    """Let FlashAttention find a part's keys, those of its prefix included, next to each other."""
+
+    @functools.wraps(attend)
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        key_places: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if key_places is not None:
+            key, value = (states.index_select(2, key_places.to(states.device)) for states in (key, value))
+        return attend(module, query, key, value, attention_mask, **options)
+
+    return attention
+
+
+def _apart(attend: Attention) -> Attention:
+    """Let attention run part by part; states are `[1, heads, T, D]`, results `[1, T, heads, D]`."""
+
+    @functools.wraps(attend)
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        parts: Sequence[Part] | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if parts is None:
+            return attend(module, query, key, value, attention_mask, **options)
+        lengths = [part.length for part in parts]
+        queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
+        results = []
+        for number, part in enumerate(parts):
+            if part.prefix == 0:
+                results.append(attend(module, queries[number], keys[number], values[number], None, **options)[0])
+                continue
+            seen, held = (
+                torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2) for states in (keys, values)
+            )
+            for start in range(0, part.length, _QUERIES):
+                asked = queries[number][:, :, start : start + _QUERIES]
+                stop = part.prefix + start + asked.shape[2]
+                mask = torch.ones(1, 1, asked.shape[2], stop, dtype=torch.bool, device=query.device)
+                mask = mask.tril(part.prefix + start)
+                results.append(attend(module, asked, seen[:, :, :stop], held[:, :, :stop], mask, **options)[0])
+        return torch.cat(results, dim=1), None
+
+    return attention

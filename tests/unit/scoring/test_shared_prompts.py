@@ -1,0 +1,157 @@
+"""A prompt run once for several completions gives each what it gets alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
+from tests.conftest import make_tiny_model
+from tests.flash import FlashAttention, uses_flash_attention
+from tests.unit.scoring.test_packing import make_small
+from tests.unit.scoring.test_scorer import score_one
+
+from sage_dpo.scoring import TokenizedCompletion, score_completions, shared_prompts
+from sage_dpo.scoring.packing import PACKED_MODELS, has_windows
+from sage_dpo.scoring.shared_prompts import (
+    Part,
+    can_share_prompts,
+    group_by_prompt,
+    parts_of,
+    pays,
+    sharing_arguments,
+)
+
+WITH_WINDOWS = ("cohere2", "gemma2", "gemma3_text", "gpt_oss", "mistral")
+
+
+@pytest.fixture
+def flash(monkeypatch):
+    attention = FlashAttention()
+    attention.install(monkeypatch)
+    return attention
+
+
+def make_completions(prompts: int = 4, longest: int = 16, seed: int = 0) -> list[TokenizedCompletion]:
+    """Up to four completions of each prompt, in no order."""
+    rng = np.random.default_rng(seed)
+    draw = lambda low, high: tuple(rng.integers(3, 32, rng.integers(low, high)).tolist())  # noqa: E731
+    rows = [
+        TokenizedCompletion(prompt, draw(1, longest))
+        for prompt in (draw(6, 14) for _ in range(prompts))
+        for _ in range(rng.integers(1, 5))
+    ]
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def shared_length(completions) -> int:
+    prompts = {c.prompt_ids for c in completions}
+    again = len(completions) - len(prompts)  # a prompt's last token is run again for every further completion
+    return sum(map(len, prompts)) + sum(len(c.completion_ids) for c in completions) + again
+
+
+def test_groups_by_hand():
+    # b's second sequence has 7 tokens, 4 of them the prompt's: it adds 4, and 6 + 4 = 10
+    lengths, prompt_lengths = np.array([5, 6, 8, 7, 9]), np.array([3, 4, 3, 4, 3])
+    group = lambda budget: [  # noqa: E731
+        g.tolist()
+        for g in group_by_prompt("abaca", lengths, prompt_lengths=prompt_lengths, token_budget=budget)
+    ]
+    assert group(1000) == [[0, 2, 4], [1], [3]]
+    assert group(18) == [[0, 2, 4], [1], [3]]  # 5 + 6 + 7
+    assert group(17) == [[0, 2], [1], [3], [4]]
+    assert group(1) == [[0], [1], [2], [3], [4]]
+
+
+def test_parts_by_hand():
+    parts = parts_of("aab a".replace(" ", ""), np.array([5, 6, 4, 7]), prompt_lengths=np.array([3, 3, 2, 3]))
+    assert parts == [Part(5, 0, 0), Part(4, 2, 0), Part(4, 0, 2), Part(5, 2, 0)]
+    assert sum(part.length for part in parts) == 18
+    assert pays(parts)  # 4 of 22
+    assert not pays([Part(91, 0, 0), Part(100, 9, 0)])
+    assert pays([Part(90, 0, 0), Part(90, 20, 0)])
+
+
+def test_arguments_by_hand(flash):
+    parts = [Part(5, 0, 0), Part(2, 3, 0), Part(3, 0, 2)]
+    arguments = sharing_arguments(uses_flash_attention(make_tiny_model()), parts, "cpu")
+    assert arguments["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 0, 1, 2]]
+    assert arguments["cu_seq_lens_q"].tolist() == [0, 5, 7, 10]
+    assert arguments["cu_seq_lens_k"].tolist() == [0, 5, 10, 13]
+    assert (arguments["max_length_q"], arguments["max_length_k"]) == (5, 5)
+    assert arguments["key_places"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 8, 9]
+    assert sharing_arguments(make_tiny_model(), parts, "cpu")["position_ids"].equal(arguments["position_ids"])
+
+
+@pytest.mark.parametrize("queries", [3, 512])
+@pytest.mark.parametrize("token_budget", [1, 40, 100_000])
+def test_scores_are_those_of_single_sequences(token_budget, queries, monkeypatch):
+    monkeypatch.setattr(shared_prompts, "_QUERIES", queries)
+    model, completions = make_tiny_model(), make_completions(longest=30)
+    scores = score_completions(model, completions, token_budget=token_budget)
+    expected = np.array([score_one(model, c) for c in completions])
+    np.testing.assert_allclose(scores.logps, expected[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(scores.informativeness, expected[:, 1], rtol=1e-4)
+    if token_budget == 100_000:
+        assert scores.tokens == shared_length(completions) < 0.8 * sum(map(len, completions))
+    elif token_budget == 1:
+        assert scores.tokens == sum(map(len, completions))  # nothing fits together
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "sdpa"])
+@pytest.mark.parametrize("model_type", sorted(PACKED_MODELS))
+def test_every_listed_model_shares_prompts(model_type, attention, flash):
+    model, completions = make_small(model_type, "eager"), make_completions()
+    expected = score_completions(model, completions, token_budget=1).logps
+    model.config._attn_implementation = attention
+    assert has_windows(model.config) is (model_type in WITH_WINDOWS)
+    can_share = attention == "flash_attention_2" or model_type not in WITH_WINDOWS
+    assert can_share_prompts(model) is can_share
+    if can_share:
+        found = score_completions(model, completions, token_budget=10_000)
+        assert found.tokens == shared_length(completions)
+        np.testing.assert_allclose(found.logps, expected, atol=1e-3)
+
+
+def test_prompts_are_run_apart_where_that_saves_little():
+    completions = [TokenizedCompletion((5, 6, 7), tuple(range(8, 50)))] * 1 + [TokenizedCompletion((5, 6, 7), (9, 8, 7))]
+    scores = score_completions(make_tiny_model(), completions, token_budget=1000)
+    assert scores.tokens == 45 + 6  # 2 of 51 would be saved
+
+
+def test_attention_without_parts_is_what_it_was():
+    model = make_tiny_model()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        score_completions(model, make_completions(), token_budget=1000)
+        torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=0)
+
+
+def test_which_models_share_prompts():
+    assert can_share_prompts(make_tiny_model())
+    assert can_share_prompts(get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"])))
+    prompt_tuning = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2)
+    assert not can_share_prompts(get_peft_model(make_tiny_model(), prompt_tuning))
+    assert not can_share_prompts(torch.nn.Linear(2, 2))
+    for attention in ("eager", "flex_attention"):
+        model = make_tiny_model()
+        model.config._attn_implementation = attention
+        assert not can_share_prompts(model), attention
+    compiled = make_tiny_model()
+    compiled.model.layers[0].compile()
+    assert not can_share_prompts(compiled)
+    assert not can_share_prompts(torch.compile(make_tiny_model()))
+
+
+def test_adapters_count_and_autocast_holds():
+    model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    completions = make_completions()
+    alone = score_completions(model, completions, token_budget=1)
+    shared = score_completions(model, completions, token_budget=1000)
+    assert shared.tokens < alone.tokens
+    np.testing.assert_allclose(shared.logps, alone.logps, rtol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = score_completions(model, completions, token_budget=1000)
+    assert rough.tokens == shared.tokens
+    np.testing.assert_allclose(rough.logps, alone.logps, rtol=0.05)
