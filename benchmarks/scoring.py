@@ -28,7 +28,7 @@ PAIRS = {2_000: 48, 32_000: 16}  # by vocabulary
 QUICK_PAIRS = {2_000: 24, 32_000: 8}
 DEFAULT_BATCH = 8  # TRL's per_device_train_batch_size
 BATCHES = (1, 2, 4, 8, 16)
-TOKEN_BUDGET = 2048
+TOKEN_BUDGET = 4096
 REQUIRED_AT_DEFAULT, REQUIRED_AT_BEST = 6.0, 3.0
 
 

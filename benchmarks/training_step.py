@@ -21,7 +21,14 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks import harness
 from benchmarks.harness import Claim, cost_claim
-from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
+from benchmarks.workload import (
+    PROMPT_LENGTHS,
+    make_pairs,
+    make_policy,
+    make_tokenizer,
+    temporary_folder,
+    trl_arguments,
+)
 from sage_dpo import SAGEConfig, SAGETrainer
 
 MakeModel = Callable[[], PreTrainedModel]
@@ -69,6 +76,7 @@ def make_sage(
     pairs: int = PAIRS,
     selector: str = "sage",
     microbatch: int = MICROBATCH,
+    prompt_lengths: tuple[int, int] = PROMPT_LENGTHS,
     **changes: Any,
 ) -> SAGETrainer:
     """Return our trainer: all pairs are candidates, `keep_ratio` of them are trained on."""
@@ -84,15 +92,17 @@ def make_sage(
         log_candidates=False,
         **{"score_token_budget": 2048, **changes},
     )
-    return SAGETrainer(args=SAGEConfig(**arguments), **_model_and_data(make_model, pairs))
+    return SAGETrainer(args=SAGEConfig(**arguments), **_model_and_data(make_model, pairs, prompt_lengths))
 
 
-def _model_and_data(make_model: MakeModel, pairs: int) -> dict[str, Any]:
+def _model_and_data(
+    make_model: MakeModel, pairs: int, prompt_lengths: tuple[int, int] = PROMPT_LENGTHS
+) -> dict[str, Any]:
     model = make_model()
     vocabulary = model.config.vocab_size
     return {
         "model": model,
-        "train_dataset": make_pairs(pairs, vocabulary),
+        "train_dataset": make_pairs(pairs, vocabulary, prompt_lengths=prompt_lengths),
         "processing_class": make_tokenizer(vocabulary),
     }
 

@@ -42,8 +42,10 @@ def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
-def make_pairs(count: int, vocabulary: int, *, seed: int = 0) -> Dataset:
-    """Return pairs as text, a word a token, with prompts of 30 to 120 tokens.
+def make_pairs(
+    count: int, vocabulary: int, *, prompt_lengths: tuple[int, int] = PROMPT_LENGTHS, seed: int = 0
+) -> Dataset:
+    """Return pairs as text, a word a token, with prompts of `prompt_lengths` tokens, by default 30 to 120.
 
     Completion lengths are log-normal: mean 300, sigma 0.9, at most 3,072. Chosen and rejected are drawn independently,
     as two samples of one policy are.
@@ -51,7 +53,7 @@ def make_pairs(count: int, vocabulary: int, *, seed: int = 0) -> Dataset:
     rng = np.random.default_rng(seed)
     mu = np.log(MEAN_LENGTH) - SIGMA**2 / 2
     lengths = np.clip(rng.lognormal(mu, SIGMA, size=(2, count)), 8, LONGEST).astype(int)
-    prompts = rng.integers(*PROMPT_LENGTHS, size=count)
+    prompts = rng.integers(*prompt_lengths, size=count)
     draw = lambda size: " ".join(f"w{word}" for word in rng.integers(2, vocabulary, size=size))  # noqa: E731
     return Dataset.from_dict(
         {

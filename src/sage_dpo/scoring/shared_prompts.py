@@ -28,9 +28,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sage_dpo.scoring.packing import has_windows, is_flash, packable_config, packing_arguments
 
-LEAST_SAVED = 0.1
-"""Share of the tokens that must be saved. On a CPU the time saved is about the share of tokens saved, from a tenth on
-(`benchmarks.shared_prompts`); below that, running attention part by part costs as much."""
+LEAST_SAVED = 0.05
+"""Share of the tokens that must be saved. On a CPU the time saved is somewhat less than the share of tokens saved
+(`benchmarks.shared_prompts`)."""
 
 _QUERIES = 512
 """Queries of a part that attend at once with a mask, which PyTorch's attention needs behind a prompt: the masks of long
@@ -213,7 +213,8 @@ def _apart(attend: Attention) -> Attention:
                 results.append(attend(module, queries[number], keys[number], values[number], None, **options)[0])
                 continue
             seen, held = (
-                torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2) for states in (keys, values)
+                torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2)
+                for states in (keys, values)
             )
             for start in range(0, part.length, _QUERIES):
                 asked = queries[number][:, :, start : start + _QUERIES]

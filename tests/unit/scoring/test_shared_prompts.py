@@ -54,8 +54,7 @@ def test_groups_by_hand():
     # b's second sequence has 7 tokens, 4 of them the prompt's: it adds 4, and 6 + 4 = 10
     lengths, prompt_lengths = np.array([5, 6, 8, 7, 9]), np.array([3, 4, 3, 4, 3])
     group = lambda budget: [  # noqa: E731
-        g.tolist()
-        for g in group_by_prompt("abaca", lengths, prompt_lengths=prompt_lengths, token_budget=budget)
+        g.tolist() for g in group_by_prompt("abaca", lengths, prompt_lengths=prompt_lengths, token_budget=budget)
     ]
     assert group(1000) == [[0, 2, 4], [1], [3]]
     assert group(18) == [[0, 2, 4], [1], [3]]  # 5 + 6 + 7
@@ -114,7 +113,9 @@ def test_every_listed_model_shares_prompts(model_type, attention, flash):
 
 
 def test_prompts_are_run_apart_where_that_saves_little():
-    completions = [TokenizedCompletion((5, 6, 7), tuple(range(8, 50)))] * 1 + [TokenizedCompletion((5, 6, 7), (9, 8, 7))]
+    completions = [TokenizedCompletion((5, 6, 7), tuple(range(8, 50)))] * 1 + [
+        TokenizedCompletion((5, 6, 7), (9, 8, 7))
+    ]
     scores = score_completions(make_tiny_model(), completions, token_budget=1000)
     assert scores.tokens == 45 + 6  # 2 of 51 would be saved
 
