@@ -57,8 +57,8 @@ class CompletionScores:
         logps: `[N]` float64, log-probability summed over completion tokens, nats.
         informativeness: `[N]` float64, sum over completion tokens of 1 - 2 p(y_t) + sum_v p_t(v)^2.
         lengths: `[N]` int64, completion tokens.
-        tokens: real tokens (prompt and completion) the model was run on; duplicates are run once, and so are shared
-            prompts where that pays.
+        tokens: real tokens (prompt and completion) of the distinct completions, which are run once. Not what the model
+            computed: padding is not in it, and a prompt that is run once for several completions counts for each.
     """
 
     logps: NDArray[np.float64]
@@ -112,7 +112,7 @@ def score_completions(
         logps=columns[:, 0].copy(),
         informativeness=columns[:, 1].copy(),
         lengths=np.array([len(c.completion_ids) for c in completions], dtype=np.int64),
-        tokens=sum(batch.tokens for batch in batches),
+        tokens=sum(len(completion) for completion in unique),
     )
 
 
@@ -122,12 +122,10 @@ class _Batch:
 
     Attributes:
         members: `[B]` indices of completions.
-        tokens: real tokens.
         parts: of the row in which prompts are shared, one for each member; `None` runs each with its own prompt.
     """
 
     members: NDArray[np.int64]
-    tokens: int
     parts: list[Part] | None = None
 
 
@@ -137,29 +135,18 @@ def _plan(model: nn.Module, completions: Sequence[TokenizedCompletion], token_bu
     if can_share_prompts(model):
         prompts = [completion.prompt_ids for completion in completions]
         prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-        if pays(parts_of(prompts, lengths, prompt_lengths=prompt_lengths)):
-            return _plan_shared(prompts, lengths, prompt_lengths, token_budget)
+
+        def parts(members: NDArray[np.int64]) -> list[Part]:
+            return parts_of([prompts[i] for i in members], lengths[members], prompt_lengths=prompt_lengths[members])
+
+        if pays(parts(np.arange(len(completions)))):
+            groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=token_budget)
+            tokens = np.array([sum(part.length for part in parts(group)) for group in groups], dtype=np.int64)
+            batches = packed_batches(tokens, token_budget=token_budget)
+            rows = [np.concatenate([groups[i] for i in batch]) for batch in batches]
+            return [_Batch(members, parts(members)) for members in rows]
     group = packed_batches if supports_packing(model) else token_budget_batches
-    return [_Batch(members, int(lengths[members].sum())) for members in group(lengths, token_budget=token_budget)]
-
-
-def _plan_shared(
-    prompts: Sequence[tuple[int, ...]],
-    lengths: NDArray[np.int64],
-    prompt_lengths: NDArray[np.int64],
-    token_budget: int,
-) -> list[_Batch]:
-    def parts(members: NDArray[np.int64]) -> list[Part]:
-        return parts_of([prompts[i] for i in members], lengths[members], prompt_lengths=prompt_lengths[members])
-
-    groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=token_budget)
-    tokens = np.array([sum(part.length for part in parts(group)) for group in groups], dtype=np.int64)
-    batches = []
-    for chosen in packed_batches(tokens, token_budget=token_budget):
-        members = np.concatenate([groups[i] for i in chosen])
-        row = parts(members)
-        batches.append(_Batch(members, sum(part.length for part in row), row))
-    return batches
+    return [_Batch(members) for members in group(lengths, token_budget=token_budget)]
 
 
 def _score(

@@ -27,6 +27,8 @@ _STATE, _RATES = "sage_state.json", "sage_success_rates.npy"
 class TokenCounts:
     """Real tokens (prompt and completion, no padding) over all processes since the start of training.
 
+    What the sequences hold: a prompt counts for each of its completions, also where it is run once for all of them.
+
     Attributes:
         scored: run through the policy forward-only, to choose.
         reference: run through the reference forward-only.

@@ -91,10 +91,28 @@ def test_scores_are_those_of_single_sequences(token_budget, queries, monkeypatch
     expected = np.array([score_one(model, c) for c in completions])
     np.testing.assert_allclose(scores.logps, expected[:, 0], rtol=1e-4)
     np.testing.assert_allclose(scores.informativeness, expected[:, 1], rtol=1e-4)
-    if token_budget == 100_000:
-        assert scores.tokens == shared_length(completions) < 0.8 * sum(map(len, completions))
-    elif token_budget == 1:
-        assert scores.tokens == sum(map(len, completions))  # nothing fits together
+    assert scores.tokens == sum(map(len, completions))  # what they hold, however they are run
+
+
+def test_prompts_are_run_once_within_the_budget():
+    completions = make_completions(longest=30)
+    apart = sum(map(len, completions))
+    assert tokens_run(completions, token_budget=100_000) == [shared_length(completions)]
+    assert shared_length(completions) < 0.8 * apart
+    assert sum(tokens_run(completions, token_budget=1)) == apart  # nothing fits together
+    some = tokens_run(completions, token_budget=60)
+    assert shared_length(completions) < sum(some) < apart
+    assert max(some) <= 60
+
+
+def tokens_run(completions, token_budget, model=None) -> list[int]:
+    """Tokens of every forward pass."""
+    model = model or make_tiny_model()
+    counts = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].numel()))
+    score_completions(model, completions, token_budget=token_budget)
+    handle.remove()
+    return counts
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "sdpa"])
@@ -107,17 +125,15 @@ def test_every_listed_model_shares_prompts(model_type, attention, flash):
     can_share = attention == "flash_attention_2" or model_type not in WITH_WINDOWS
     assert can_share_prompts(model) is can_share
     if can_share:
+        assert tokens_run(completions, 10_000, model) == [shared_length(completions)]
         found = score_completions(model, completions, token_budget=10_000)
-        assert found.tokens == shared_length(completions)
         np.testing.assert_allclose(found.logps, expected, atol=1e-3)
 
 
 def test_prompts_are_run_apart_where_that_saves_little():
-    completions = [TokenizedCompletion((5, 6, 7), tuple(range(8, 50)))] * 1 + [
-        TokenizedCompletion((5, 6, 7), (9, 8, 7))
-    ]
-    scores = score_completions(make_tiny_model(), completions, token_budget=1000)
-    assert scores.tokens == 45 + 6  # 2 of 51 would be saved
+    completions = [TokenizedCompletion((5, 6, 7), tuple(range(8, 50))), TokenizedCompletion((5, 6, 7), (9, 8, 7))]
+    assert tokens_run(completions, token_budget=1000) == [2 * 45]  # padded; 2 of 51 would be saved
+    assert tokens_run([*completions, TokenizedCompletion((5, 6, 7), (9, 8))], token_budget=1000) == [45 + 4 + 3]
 
 
 def test_attention_without_parts_is_what_it_was():
@@ -150,9 +166,8 @@ def test_adapters_count_and_autocast_holds():
     completions = make_completions()
     alone = score_completions(model, completions, token_budget=1)
     shared = score_completions(model, completions, token_budget=1000)
-    assert shared.tokens < alone.tokens
+    assert tokens_run(completions, 1000, model) == [shared_length(completions)]
     np.testing.assert_allclose(shared.logps, alone.logps, rtol=1e-4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = score_completions(model, completions, token_budget=1000)
-    assert rough.tokens == shared.tokens
     np.testing.assert_allclose(rough.logps, alone.logps, rtol=0.05)
