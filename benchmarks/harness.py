@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -95,6 +96,22 @@ def peak_memory_added(function: Callable[[], Any]) -> float:
         done.set()
         watcher.join()
     return (peak - before) / 2**20
+
+
+@contextlib.contextmanager
+def counted_tokens(model: Any, *, training: bool) -> Iterator[list[int]]:
+    """Yield a list that receives the padded tokens of every forward pass in training (else: evaluation) mode."""
+    counts: list[int] = []
+
+    def count(module: Any, inputs: Any, _output: Any) -> None:
+        if module.training == training:
+            counts.append(inputs[0].numel())
+
+    handle = model.get_input_embeddings().register_forward_hook(count)
+    try:
+        yield counts
+    finally:
+        handle.remove()
 
 
 def run_in_child(name: str, *arguments: int) -> float:

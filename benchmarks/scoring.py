@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks import harness
-from benchmarks.harness import Claim, cost_claim, interleave, peak_memory_added, rate_claim
+from benchmarks.harness import Claim, cost_claim, counted_tokens, interleave, peak_memory_added, rate_claim
 from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
-from sage_dpo.scoring import as_completions, score_completions, token_budget_batches
+from sage_dpo.scoring import as_completions, score_completions
 
 PAIRS = {2_000: 48, 32_000: 16}  # by vocabulary
 QUICK_PAIRS = {2_000: 24, 32_000: 8}
@@ -65,16 +65,11 @@ class Contest:
         return score_completions(self.model, self.completions, token_budget=self.token_budget, device=device).logps
 
 
-def padded_tokens(contest: Contest, batch_size: int | None) -> float:
-    """Return padded over real tokens, of TRL at a batch size or of ours (`None`)."""
-    lengths = np.array([len(c) for c in contest.completions])
-    if batch_size is None:
-        batches = token_budget_batches(lengths, token_budget=contest.token_budget)
-    else:
-        half = len(lengths) // 2
-        firsts = [np.arange(i, min(i + batch_size, half)) for i in range(0, half, batch_size)]
-        batches = [np.concatenate([rows, rows + half]) for rows in firsts]
-    return sum(len(b) * int(lengths[b].max()) for b in batches) / int(lengths.sum())
+def tokens_run(model: PreTrainedModel, score: Callable[[], np.ndarray], contest: Contest) -> float:
+    """Return the tokens that a model is run on, padding included, over real tokens."""
+    with counted_tokens(model, training=False) as counts:
+        score()
+    return sum(counts) / sum(len(completion) for completion in contest.completions)
 
 
 def benchmark(quick: bool) -> list[Claim]:
@@ -101,10 +96,10 @@ def benchmark(quick: bool) -> list[Claim]:
             )
             claims.append(
                 cost_claim(
-                    f"padding when scoring, TRL at batch {batch}",
-                    ours=padded_tokens(contest, None),
-                    peer=padded_tokens(contest, batch),
-                    unit="padded/real",
+                    f"tokens run when scoring, TRL at batch {batch}",
+                    ours=tokens_run(contest.model, contest.ours, contest),
+                    peer=tokens_run(contest.trainer.ref_model, runs[f"trl {batch}"], contest),
+                    unit="run/real",
                 )
             )
         ours, peer = (harness.run_in_child("scoring", vocabulary, count, batch) for batch in (0, best))

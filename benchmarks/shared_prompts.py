@@ -33,14 +33,18 @@ TOKEN_BUDGET = 4096
 
 
 @contextlib.contextmanager
-def sharing(is_on: bool) -> Iterator[None]:
-    """Share prompts wherever that saves a token, or never."""
+def sharing_above(least_saved: float) -> Iterator[None]:
+    """Share prompts where that saves this share of the tokens; infinity is never."""
     before = shared_prompts.LEAST_SAVED
-    shared_prompts.LEAST_SAVED = 0.0 if is_on else math.inf
+    shared_prompts.LEAST_SAVED = least_saved
     try:
         yield
     finally:
         shared_prompts.LEAST_SAVED = before
+
+
+def sharing(is_on: bool) -> contextlib.AbstractContextManager[None]:
+    return sharing_above(0.0 if is_on else math.inf)
 
 
 def make_contest(prompt: int, pairs: int) -> Contest:

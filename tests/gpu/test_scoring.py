@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import make_tiny_model
+from tests.unit.scoring import test_shared_prompts
 from tests.unit.scoring.test_scorer import make_completions
 
 from sage_dpo.scoring import score_completions
@@ -25,6 +26,17 @@ def test_scores_are_those_of_the_cpu(attention: str, dtype: torch.dtype, toleran
     model = make_tiny_model().to("cuda", dtype)
     model.set_attn_implementation(attention)
     assert supports_packing(model) is (attention == "flex_attention")
+    found = score_completions(model, completions, token_budget=1000, device="cuda")
+    np.testing.assert_allclose(found.logps, expected.logps, rtol=tolerance)
+    np.testing.assert_allclose(found.informativeness, expected.informativeness, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-2)])
+def test_scores_with_shared_prompts_are_those_of_the_cpu(dtype: torch.dtype, tolerance: float) -> None:
+    completions = test_shared_prompts.make_completions(prompts=12, longest=40)
+    expected = score_completions(make_tiny_model(), completions, token_budget=1)
+    model = make_tiny_model().to("cuda", dtype)
+    assert sum(test_shared_prompts.tokens_run(completions, 1000, model)) < expected.tokens
     found = score_completions(model, completions, token_budget=1000, device="cuda")
     np.testing.assert_allclose(found.logps, expected.logps, rtol=tolerance)
     np.testing.assert_allclose(found.informativeness, expected.informativeness, rtol=tolerance)

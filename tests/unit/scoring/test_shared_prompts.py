@@ -110,7 +110,7 @@ def tokens_run(completions, token_budget, model=None) -> list[int]:
     model = model or make_tiny_model()
     counts = []
     handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].numel()))
-    score_completions(model, completions, token_budget=token_budget)
+    score_completions(model, completions, token_budget=token_budget, device=model.device)
     handle.remove()
     return counts
 
