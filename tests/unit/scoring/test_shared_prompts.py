@@ -133,7 +133,8 @@ def test_every_listed_model_shares_prompts(model_type, attention, flash):
 def test_prompts_are_run_apart_where_that_saves_little():
     completions = [TokenizedCompletion((5, 6, 7), tuple(range(8, 50))), TokenizedCompletion((5, 6, 7), (9, 8, 7))]
     assert tokens_run(completions, token_budget=1000) == [2 * 45]  # padded; 2 of 51 would be saved
-    assert tokens_run([*completions, TokenizedCompletion((5, 6, 7), (9, 8))], token_budget=1000) == [45 + 4 + 3]
+    more = [TokenizedCompletion((5, 6, 7), (9, last)) for last in (8, 9, 10)]
+    assert tokens_run([*completions, *more], token_budget=1000) == [45 + 4 + 3 * 3]  # 8 of 66
 
 
 def test_attention_without_parts_is_what_it_was():
