@@ -62,15 +62,20 @@ def packable_config(model: nn.Module) -> Any | None:
     """Return the configuration of a model of `PACKED_MODELS`, `None` for any other.
 
     Also of one that accelerate, DistributedDataParallel, `torch.compile` or PEFT wrap, but for adapters that put
-    virtual tokens in front.
+    virtual tokens in front, or begin at certain tokens of a row.
     """
     inner: Any = extract_model_from_parallel(model, keep_torch_compile=False)
     if isinstance(inner, PeftModel):
-        if inner.active_peft_config.is_prompt_learning:
+        if inner.active_peft_config.is_prompt_learning or has_invocation_tokens(inner):
             return None
         inner = inner.get_base_model()
     config: Any = getattr(inner, "config", None)
     return config if getattr(config, "model_type", None) in PACKED_MODELS else None
+
+
+def has_invocation_tokens(model: PeftModel) -> bool:
+    """Whether the adapter is an activated LoRA, which begins behind certain tokens, once in a row."""
+    return getattr(model.active_peft_config, "alora_invocation_tokens", None) is not None
 
 
 def has_windows(config: Any) -> bool:

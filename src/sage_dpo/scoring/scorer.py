@@ -95,7 +95,7 @@ def score_completions(
     """
     unique = list(dict.fromkeys(completions))
     stats = torch.zeros(len(unique), 2, dtype=torch.float64)
-    batches = _plan(model, unique, token_budget)
+    batches = _plan(model, unique, token_budget, device)
     passes = synchronize_count(len(batches)) if synchronize_count else len(batches)
     guard = torch.inference_mode() if inference_mode else torch.no_grad()
     with guard, evaluation_mode(model), tqdm(total=passes, desc=progress, disable=progress is None) as bar:
@@ -129,7 +129,9 @@ class _Batch:
     parts: list[Part] | None = None
 
 
-def _plan(model: nn.Module, completions: Sequence[TokenizedCompletion], token_budget: int) -> list[_Batch]:
+def _plan(
+    model: nn.Module, completions: Sequence[TokenizedCompletion], token_budget: int, device: torch.device | str
+) -> list[_Batch]:
     """Group completions into batches."""
     lengths = np.array([len(c) for c in completions], dtype=np.int64)
     if can_share_prompts(model):
@@ -139,7 +141,7 @@ def _plan(model: nn.Module, completions: Sequence[TokenizedCompletion], token_bu
         def parts(members: NDArray[np.int64]) -> list[Part]:
             return parts_of([prompts[i] for i in members], lengths[members], prompt_lengths=prompt_lengths[members])
 
-        if pays(parts(np.arange(len(completions)))):
+        if pays(model, parts(np.arange(len(completions))), device):
             groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=token_budget)
             tokens = np.array([sum(part.length for part in parts(group)) for group in groups], dtype=np.int64)
             batches = packed_batches(tokens, token_budget=token_budget)

@@ -7,7 +7,7 @@ prompt's states do not depend on what follows it, and every completion gets what
 
 Transformers' attention functions do not know of parts. The one that a model uses is registered anew, wrapped; called
 without parts, it does what it did. FlashAttention takes sequences whose keys are more than their queries, so its keys
-are gathered; PyTorch's own attention (sdpa) runs part by part.
+are gathered; PyTorch's own attention (sdpa) runs part by part, which costs calls.
 
 What this file does not know: heads, log-probabilities, pairs.
 """
@@ -32,9 +32,13 @@ LEAST_SAVED = 0.1
 """Share of the tokens that must be saved. On a CPU the time saved is about the share of tokens saved from there on
 (`benchmarks.shared_prompts`)."""
 
-_QUERIES = 512
-"""Queries of a part that attend at once with a mask, which PyTorch's attention needs behind a prompt: the masks of long
-parts would otherwise be as large as a square."""
+LEAST_PER_PART = {"cpu": 8, "cuda": 256}
+"""Tokens that must be saved per part, on average, where attention runs part by part. On a CPU measured with small
+models; on a GPU estimated from the time it takes to launch the kernels of a part, not measured."""
+
+_MASKED = 512
+"""Tokens of a part, at most, that attend with a mask, which PyTorch's attention needs behind a prompt. Longer parts
+attend together with their prompt, without one: a backward pass keeps masks, as large as queries times keys."""
 
 
 class Part(NamedTuple):
@@ -43,7 +47,7 @@ class Part(NamedTuple):
     Attributes:
         length: tokens.
         prefix: tokens that come before them: the first of part number `origin`.
-        origin: number of a part without a prefix; its own if it has none.
+        origin: number of the first part with the same prompt, which has no prefix.
     """
 
     length: int
@@ -117,10 +121,13 @@ def parts_of(
     return parts
 
 
-def pays(parts: Sequence[Part]) -> bool:
-    """Whether sharing prompts saves enough tokens."""
-    shared = sum(part.prefix for part in parts)
-    return shared >= LEAST_SAVED * (shared + sum(part.length for part in parts))
+def pays(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> bool:
+    """Whether sharing prompts saves enough tokens; arguments as for `sharing_arguments`."""
+    saved = sum(part.prefix for part in parts)
+    kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
+    per_part = 0 if is_flash(_attention_of(model)) else LEAST_PER_PART[kind]
+    tokens = saved + sum(part.length for part in parts)
+    return saved > 0 and saved >= max(LEAST_SAVED * tokens, per_part * len(parts))
 
 
 def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> dict[str, Any]:
@@ -131,15 +138,15 @@ def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.dev
         parts: in the order of the row.
         device: of the model's input.
     """
-    config = packable_config(model)
-    assert config is not None
-    attention = config._attn_implementation
+    attention = _attention_of(model)
     lengths, prefixes = (np.array(column, dtype=np.int64) for column in list(zip(*parts, strict=True))[:2])
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(starts - prefixes, lengths)
     if not is_flash(attention):
         _teach(attention, _apart)
-        ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)  # transformers makes no mask beside one
+        # Transformers makes no mask beside one of four dimensions. This one fits no attention that would apply it, but
+        # has an entry for each token, which is what the losses of routers read.
+        ignored = torch.ones(1, len(positions), 1, 1, dtype=torch.bool, device=device)
         return {"position_ids": _to(positions, device), "attention_mask": ignored, "parts": list(parts)}
     _teach(attention, _gathering)
     own = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
@@ -151,6 +158,12 @@ def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.dev
         "max_length_k": keys["max_length_k"],
         "key_places": _to(np.concatenate(places), device)[0],
     }
+
+
+def _attention_of(model: nn.Module) -> str:
+    config = packable_config(model)
+    assert config is not None, "can_share_prompts was not asked"
+    return str(config._attn_implementation)
 
 
 def _to(values: NDArray[np.int64], device: torch.device | str) -> Tensor:
@@ -216,12 +229,14 @@ def _apart(attend: Attention) -> Attention:
                 torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2)
                 for states in (keys, values)
             )
-            for start in range(0, part.length, _QUERIES):
-                asked = queries[number][:, :, start : start + _QUERIES]
-                stop = part.prefix + start + asked.shape[2]
-                mask = torch.ones(1, 1, asked.shape[2], stop, dtype=torch.bool, device=query.device)
-                mask = mask.tril(part.prefix + start)
-                results.append(attend(module, asked, seen[:, :, :stop], held[:, :, :stop], mask, **options)[0])
+            asked, mask, skipped = queries[number], None, 0
+            if part.length > _MASKED:
+                asked = torch.cat([queries[part.origin][:, :, : part.prefix], asked], dim=2)
+                skipped = part.prefix
+            else:
+                mask = torch.ones(1, 1, part.length, seen.shape[2], dtype=torch.bool, device=query.device)
+                mask = mask.tril(part.prefix)
+            results.append(attend(module, asked, seen, held, mask, **options)[0][:, skipped:])
         return torch.cat(results, dim=1), None
 
     return attention

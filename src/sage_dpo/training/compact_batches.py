@@ -5,7 +5,8 @@ batch apart. Where that saves enough, a prompt is run once for all of its answer
 the attention kernel allows it, all rows run end to end in one (`scoring/packing.py`); elsewhere groups of rows that
 need little padding run one after another, without an attention mask (they are padded on the right, and attention is
 causal). The token log-probabilities are put back where TRL expects them: one forward call, one
-backward pass and the same numbers up to rounding; fewer tokens computed.
+backward pass and, without dropout, the same numbers up to rounding; fewer tokens computed. Dropout is drawn once for a
+prompt that is run once.
 
 What this file does not know: losses and pairs.
 """
@@ -24,7 +25,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from sage_dpo.scoring.batching import token_budget_batches
-from sage_dpo.scoring.packing import packing_arguments, supports_packing
+from sage_dpo.scoring.packing import has_invocation_tokens, packing_arguments, supports_packing
 from sage_dpo.scoring.shared_prompts import (
     Part,
     can_share_prompts,
@@ -55,6 +56,8 @@ def remove_padding(model: nn.Module, *, allows_groups: bool) -> None:
             a run. Not so for models whose weights are sharded, nor for reentrant gradient checkpointing under
             DistributedDataParallel, which allows a layer one use in a backward pass. These run all rows in one.
     """
+    if isinstance(model, PeftModel) and has_invocation_tokens(model):
+        return  # the adapter was told where it begins in each row of the batch
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     forward = base.forward.__func__  # unbound: a deep copy of the model must run its own weights
 
@@ -71,7 +74,7 @@ def remove_padding(model: nn.Module, *, allows_groups: bool) -> None:
         device, is_packed = kwargs["input_ids"].device, supports_packing(model)
         if can_share_prompts(model) and not has_compiled_layers(self):  # accelerate compiles a copy, which calls this
             parts = _parts(kwargs, lengths)
-            if pays(parts) or not (is_packed or allows_groups):
+            if pays(model, parts, device) or not (is_packed or allows_groups):
                 prefixes = [part.prefix for part in parts]
                 return _run_in_one_row(run, kwargs, prefixes, sharing_arguments(model, parts, device))
         if is_packed:

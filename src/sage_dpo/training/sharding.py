@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,8 +35,7 @@ class ShardedScorer:
     ) -> CompletionScores:
         """Return the scores of all completions on every process; every process must pass the same ones.
 
-        Those of a prompt stay together, and prompts are dealt out in order of their tokens, so that every process gets
-        about as many.
+        Those of a prompt stay together where they can, and every process gets about as many tokens.
         """
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
         shares = _deal(completions, world)
@@ -74,11 +72,21 @@ class ShardedScorer:
 
 
 def _deal(completions: Sequence[TokenizedCompletion], world: int) -> list[NDArray[np.int64]]:
-    """Return the indices of the completions that each process scores."""
+    """Return the indices of the completions that each process scores.
+
+    Completions of a prompt stay together as far as shares of equal size allow. The largest groups go first, each to the
+    process that has the fewest tokens.
+    """
     lengths = np.array([len(c) for c in completions], dtype=np.int64)
     prompts = [c.prompt_ids for c in completions]
     prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=math.inf)
-    order = np.argsort([lengths[group].sum() for group in groups], kind="stable")
-    empty = [np.empty(0, dtype=np.int64)]
-    return [np.concatenate(empty + [groups[i] for i in order[rank::world]]) for rank in range(world)]
+    share = lengths.sum() / world
+    groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=share)
+    tokens = [int(lengths[group].sum()) for group in groups]
+    shares: list[list[int]] = [[] for _ in range(world)]
+    loads = np.zeros(world, dtype=np.int64)
+    for index in np.argsort(-np.array(tokens, dtype=np.int64), kind="stable").tolist():
+        process = int(loads.argmin())
+        shares[process].extend(groups[index].tolist())
+        loads[process] += tokens[index]
+    return [np.array(members, dtype=np.int64) for members in shares]

@@ -32,6 +32,11 @@ def flash(monkeypatch):
     return attention
 
 
+@pytest.fixture(autouse=True)
+def shares_short_prompts(monkeypatch):
+    monkeypatch.setitem(shared_prompts.LEAST_PER_PART, "cpu", 0)
+
+
 def make_completions(prompts: int = 4, longest: int = 16, seed: int = 0) -> list[TokenizedCompletion]:
     """Up to four completions of each prompt, in no order."""
     rng = np.random.default_rng(seed)
@@ -66,9 +71,18 @@ def test_parts_by_hand():
     parts = parts_of("aab a".replace(" ", ""), np.array([5, 6, 4, 7]), prompt_lengths=np.array([3, 3, 2, 3]))
     assert parts == [Part(5, 0, 0), Part(4, 2, 0), Part(4, 0, 2), Part(5, 2, 0)]
     assert sum(part.length for part in parts) == 18
-    assert pays(parts)  # 4 of 22
-    assert not pays([Part(91, 0, 0), Part(100, 9, 0)])
-    assert pays([Part(90, 0, 0), Part(90, 20, 0)])
+
+
+def test_what_pays_by_hand(monkeypatch):
+    monkeypatch.setitem(shared_prompts.LEAST_PER_PART, "cpu", 8)
+    model = make_tiny_model()
+    assert pays(model, [Part(90, 0, 0), Part(90, 20, 0)], "cpu")  # 20 of 200
+    assert not pays(model, [Part(90, 0, 0), Part(91, 19, 0)], "cpu")
+    assert not pays(model, [Part(20, 0, 0), Part(8, 15, 0)], "cpu")  # of half of the tokens, but 7.5 a part
+    assert not pays(model, [Part(600, 0, 0), Part(100, 511, 0)], "cuda")
+    assert pays(model, [Part(600, 0, 0), Part(100, 512, 0)], "cuda")
+    assert pays(uses_flash_attention(model), [Part(5, 0, 0), Part(5, 2, 0)], "cuda")  # one call for all parts
+    assert not pays(uses_flash_attention(model), [Part(5, 0, 0), Part(6, 0, 1)], "cuda")
 
 
 def test_arguments_by_hand(flash):
@@ -82,10 +96,10 @@ def test_arguments_by_hand(flash):
     assert sharing_arguments(make_tiny_model(), parts, "cpu")["position_ids"].equal(arguments["position_ids"])
 
 
-@pytest.mark.parametrize("queries", [3, 512])
+@pytest.mark.parametrize("masked", [3, 512])
 @pytest.mark.parametrize("token_budget", [1, 40, 100_000])
-def test_scores_are_those_of_single_sequences(token_budget, queries, monkeypatch):
-    monkeypatch.setattr(shared_prompts, "_QUERIES", queries)
+def test_scores_are_those_of_single_sequences(token_budget, masked, monkeypatch):
+    monkeypatch.setattr(shared_prompts, "_MASKED", masked)
     model, completions = make_tiny_model(), make_completions(longest=30)
     scores = score_completions(model, completions, token_budget=token_budget)
     expected = np.array([score_one(model, c) for c in completions])
@@ -172,3 +186,53 @@ def test_adapters_count_and_autocast_holds():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = score_completions(model, completions, token_budget=1000)
     np.testing.assert_allclose(rough.logps, alone.logps, rtol=0.05)
+
+
+def test_an_adapter_that_begins_within_a_row_shares_nothing():
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM, target_modules=["q_proj"], alora_invocation_tokens=[5, 6], init_lora_weights=False
+    )
+    model = get_peft_model(make_tiny_model(), config).eval()
+    assert not can_share_prompts(model)
+    completions = [TokenizedCompletion((*range(8, 20), 5, 6, 7), (9, 8, last)) for last in range(10, 14)]
+    alone = score_completions(model, completions, token_budget=1)
+    np.testing.assert_allclose(score_completions(model, completions, token_budget=1000).logps, alone.logps, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_the_loss_of_a_router_finds_a_mask_of_its_tokens(model_type):
+    model, completions = make_small(model_type, "eager"), make_completions()
+    expected = score_completions(model, completions, token_budget=1).logps
+    model.config._attn_implementation, model.config.output_router_logits = "sdpa", True
+    assert tokens_run(completions, 10_000, model) == [shared_length(completions)]
+    np.testing.assert_allclose(score_completions(model, completions, token_budget=10_000).logps, expected, atol=1e-3)
+
+
+def test_attention_that_does_not_listen_fails_instead_of_seeing_everything(monkeypatch):
+    model = make_tiny_model()
+
+    def deaf(module, query, key, value, attention_mask, **_):
+        is_causal = attention_mask is None
+        found = torch.nn.functional.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=is_causal)
+        return found.transpose(1, 2), None
+
+    deaf.knows_parts = True  # it says so
+    monkeypatch.setitem(shared_prompts.ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", deaf)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        score_completions(model, make_completions(), token_budget=1000)
+
+
+def test_what_a_backward_pass_keeps_grows_with_the_length_not_its_square():
+    def kept(length: int) -> int:
+        sizes = []
+        ids = torch.randint(3, 60, (1, 2 * length + 16))
+        parts = [Part(16 + length, 0, 0), Part(length, 16, 0)]
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.numel()), x)[1], lambda x: x):
+            model(input_ids=ids, **sharing_arguments(model, parts, "cpu"), use_cache=False)
+        return sum(sizes)
+
+    config = make_tiny_model().config
+    config.max_position_embeddings = 8192
+    model = type(make_tiny_model())(config)
+    short, long = kept(1024), kept(2048)
+    assert long < 2.05 * short

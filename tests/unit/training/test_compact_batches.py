@@ -11,6 +11,7 @@ from tests.conftest import make_tiny_model
 from tests.flash import FlashAttention, uses_flash_attention
 from trl.trainer.utils import add_fused_lm_head
 
+from sage_dpo.scoring import shared_prompts
 from sage_dpo.training import compact_batches
 from sage_dpo.training.compact_batches import remove_padding
 
@@ -54,6 +55,11 @@ def test_values_and_gradients_of_packed_rows_are_those_of_the_padded_batch(monke
     assert flash.bounds == 2 * [[0, 7, 10, 22, 25, 30]]  # one pass through two layers
 
 
+@pytest.fixture(autouse=True)
+def shares_short_prompts(monkeypatch):
+    monkeypatch.setitem(shared_prompts.LEAST_PER_PART, "cpu", 0)
+
+
 SHARED = {"lengths": (9, 12, 7, 14, 6, 8), "prompt_length": 5, "prompts": "abcabb"}
 
 
@@ -71,6 +77,30 @@ def test_values_and_gradients_of_shared_prompts_are_those_of_the_padded_batch(at
     # row 4 continues row 1, row 3 row 0, row 5 row 1: each runs all but the first four tokens
     assert count_rows(shared, batch) == [(1, 56 - 3 * 4)]
     check_values_and_gradients(plain, shared, batch)
+
+
+@pytest.mark.parametrize("change", ["one token", "no labels", "twice the same", "prefix of another"])
+def test_odd_rows_share_prompts_too(change):
+    batch = make_batch(**SHARED)
+    if change == "one token":  # of a prompt
+        batch = make_batch(**SHARED | {"prompt_length": 1})
+    elif change == "no labels":
+        batch["labels"][1] = -100
+    elif change == "twice the same":
+        batch = make_batch(**SHARED | {"lengths": (9,) * 6})
+        for name in ("input_ids", "labels"):
+            batch[name][3] = batch[name][0]
+    else:
+        batch["labels"][0, 5] = -100  # one more token of its prompt
+    check_values_and_gradients(*make_models(), batch)
+
+
+def test_activated_lora_is_left_alone():
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=[5, 6])
+    model = get_peft_model(make_tiny_model(), config)
+    add_fused_lm_head(model.get_base_model(), outputs=OUTPUTS)
+    remove_padding(model, allows_groups=True)
+    assert count_rows(model, make_batch()) == [(5, 12)]
 
 
 def check_values_and_gradients(plain, grouped, batch=None):

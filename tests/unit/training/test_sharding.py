@@ -1,0 +1,42 @@
+"""Completions are dealt out to processes in equal shares, prompts together where they can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sage_dpo.scoring import TokenizedCompletion
+from sage_dpo.training.sharding import _deal
+
+
+def make(prompts: int, each: int, *, prompt: int = 20, seed: int = 0) -> list[TokenizedCompletion]:
+    rng = np.random.default_rng(seed)
+    return [
+        TokenizedCompletion((number,) * prompt, (index,) * int(rng.integers(20, 200)))
+        for number in range(prompts)
+        for index in range(each)
+    ]
+
+
+def loads(completions: list[TokenizedCompletion], world: int) -> list[int]:
+    return [sum(len(completions[i]) for i in share) for share in _deal(completions, world)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 5, 64])
+def test_each_is_dealt_once(count, world):
+    shares = _deal(make(count, 2), world)
+    assert len(shares) == world
+    assert sorted(np.concatenate(shares).tolist()) == list(range(2 * count))
+
+
+def test_completions_of_a_prompt_stay_together():
+    completions = make(64, 2)
+    for share in _deal(completions, 8):
+        assert sorted(share.tolist()) == sorted(i ^ 1 for i in share.tolist())
+
+
+@pytest.mark.parametrize(("prompts", "each"), [(64, 2), (32, 2), (4, 8), (1, 64)])
+def test_shares_are_about_equal_also_with_fewer_prompts_than_processes(prompts, each):
+    found = loads(make(prompts, each), 8)
+    assert max(found) < 1.35 * np.mean(found)
