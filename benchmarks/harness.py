@@ -22,6 +22,9 @@ import psutil
 from sage_dpo.storage import write_json
 
 _IN_CHILD = "--in-child"
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""glibc gives blocks above a threshold back when they are freed, and raises it by what is freed, to 32 MiB: without a
+fixed one, memory measures what was freed before, differently from run to run."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,13 @@ def counted_tokens(model: Any, *, training: bool) -> Iterator[list[int]]:
 
 
 def run_in_child(name: str, *arguments: int) -> float:
-    """Return what `python -m benchmarks.NAME` answers to integer arguments, see `in_child` of `run`."""
+    """Return what `python -m benchmarks.NAME` answers to integer arguments, see `in_child` of `run`.
+
+    The process gives back what it frees, in blocks of 1 MiB or more (Linux).
+    """
     command = [sys.executable, "-m", f"benchmarks.{name}", _IN_CHILD, *map(str, arguments)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | _ALLOCATOR)
+    return float(result.stdout.split()[-1])
 
 
 def format_claims(claims: Sequence[Claim]) -> str:
