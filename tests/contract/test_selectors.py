@@ -445,3 +445,14 @@ def test_a_user_can_register_a_selector(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose(selector, make_scores(), 3, None).kept.tolist() == [0, 1, 2]
     with pytest.raises(ConfigError, match="'sage' is empty or taken"):
         register_selector("sage")
+
+
+def test_columns_of_pairs_are_the_halves_of_those_of_their_completions() -> None:
+    logps, lengths, informativeness = np.array([-1.0, -2.0, -3.0, -4.0]), np.array([5, 6, 7, 8]), np.arange(4) / 2
+    scores = CandidateScores.of_completions(logps, lengths, informativeness)
+    assert (list(scores.chosen_logps), list(scores.rejected_logps)) == ([-1.0, -2.0], [-3.0, -4.0])
+    assert (list(scores.chosen_lengths), list(scores.rejected_lengths)) == ([5, 6], [7, 8])
+    assert list(scores.rejected_informativeness) == [1.0, 1.5]
+    assert scores.ref_chosen_logps is scores.ref_rejected_logps is None
+    referred = CandidateScores.of_completions(logps, lengths, informativeness, ref_logps=logps - 1)
+    assert (list(referred.ref_chosen_logps), list(referred.ref_rejected_logps)) == ([-2.0, -3.0], [-4.0, -5.0])

@@ -38,17 +38,10 @@ def score_pairs(
         device=policy.device,
         progress="scoring" if progress else None,
     )
-    half = len(pairs)
-    candidates = CandidateScores(
-        chosen_logps=scores.logps[:half],
-        rejected_logps=scores.logps[half:],
-        chosen_lengths=scores.lengths[:half],
-        rejected_lengths=scores.lengths[half:],
-        chosen_informativeness=scores.informativeness[:half],
-        rejected_informativeness=scores.informativeness[half:],
-    )
-    keep = kept_count(half, settings.keep_ratio)
-    selection = selector.select(candidates, count=half, keep=keep, strata=None, rng=np.random.default_rng(0))
+    candidates = CandidateScores.of_completions(scores.logps, scores.lengths, scores.informativeness)
+    count = len(candidates)
+    keep = kept_count(count, settings.keep_ratio)
+    selection = selector.select(candidates, count=count, keep=keep, strata=None, rng=np.random.default_rng(0))
     if selection.ranking is None:
         raise ConfigError(f"selector {settings.selector!r} computes no scores; use sage or lowest_margin")
     ranking, kept = selection.ranking, set(selection.kept.tolist())

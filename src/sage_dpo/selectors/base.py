@@ -56,6 +56,28 @@ class CandidateScores:
     def __len__(self) -> int:
         return int(self.chosen_logps.shape[0])
 
+    @classmethod
+    def of_completions(
+        cls,
+        logps: NDArray[Any],
+        lengths: NDArray[Any],
+        informativeness: NDArray[Any],
+        *,
+        ref_logps: NDArray[Any] | None = None,
+    ) -> CandidateScores:
+        """Return the columns of N pairs from those of their 2 N completions, all chosen, then all rejected."""
+        half = len(logps) // 2
+        return cls(
+            chosen_logps=logps[:half],
+            rejected_logps=logps[half:],
+            chosen_lengths=lengths[:half],
+            rejected_lengths=lengths[half:],
+            chosen_informativeness=informativeness[:half],
+            rejected_informativeness=informativeness[half:],
+            ref_chosen_logps=None if ref_logps is None else ref_logps[:half],
+            ref_rejected_logps=None if ref_logps is None else ref_logps[half:],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:

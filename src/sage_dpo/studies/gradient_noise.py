@@ -90,16 +90,7 @@ def _at_policy(config: RunConfig, model: Any, path: Path, seed: int) -> dict[str
 def _kept(
     settings: SelectorSettings, scores: CompletionScores, base: NDArray[np.float64], count: int, seed: int
 ) -> NDArray[np.int64]:
-    columns = CandidateScores(
-        chosen_logps=scores.logps[:count],
-        rejected_logps=scores.logps[count:],
-        chosen_lengths=scores.lengths[:count],
-        rejected_lengths=scores.lengths[count:],
-        chosen_informativeness=scores.informativeness[:count],
-        rejected_informativeness=scores.informativeness[count:],
-        ref_chosen_logps=base[:count],
-        ref_rejected_logps=base[count:],
-    )
+    columns = CandidateScores.of_completions(scores.logps, scores.lengths, scores.informativeness, ref_logps=base)
     keep = kept_count(count, settings.keep_ratio)
     selector = make_selector(settings)
     rng = np.random.default_rng(seed)

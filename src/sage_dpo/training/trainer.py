@@ -389,18 +389,8 @@ class SAGETrainer(DPOTrainer):
         self.log_metric("sage/scores_reused", reused)
         self.token_counts.scored += scores.tokens
         self._check_finite(scores.logps, columns, "policy")
-        half = len(completions) // 2
         reference = self.reference.logps(completions) if self.selector.needs_reference else None
-        return CandidateScores(
-            chosen_logps=scores.logps[:half],
-            rejected_logps=scores.logps[half:],
-            chosen_lengths=scores.lengths[:half],
-            rejected_lengths=scores.lengths[half:],
-            chosen_informativeness=scores.informativeness[:half],
-            rejected_informativeness=scores.informativeness[half:],
-            ref_chosen_logps=None if reference is None else reference[:half],
-            ref_rejected_logps=None if reference is None else reference[half:],
-        )
+        return CandidateScores.of_completions(scores.logps, scores.lengths, scores.informativeness, ref_logps=reference)
 
     def _check_finite(self, logps: NDArray[np.float64], columns: dict[str, list[Any]], whose: str) -> None:
         bad = np.flatnonzero(~np.isfinite(logps)) % len(columns["prompt_ids"])
