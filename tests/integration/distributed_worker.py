@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -36,8 +37,12 @@ def main() -> None:
             },
             folder / "result.pt",
         )
-    # A process that exits with its group alive may abort: gloo's threads then outlive what they use.
     trainer.accelerator.end_training()
+    # What the interpreter takes down on its way out may still be used by gloo's threads, which then abort the process
+    # (pytorch/pytorch#179291), also with the group destroyed: the trainer holds it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
