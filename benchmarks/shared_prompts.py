@@ -62,12 +62,9 @@ def rollouts(completions: Sequence[TokenizedCompletion]) -> list[TokenizedComple
 
 def saved_share(completions: Sequence[TokenizedCompletion]) -> float:
     """Return the share of the tokens that need not be run, were all in one row."""
-    parts = shared_prompts.parts_of(
-        [c.prompt_ids for c in completions],
-        np.array([len(c) for c in completions]),
-        prompt_lengths=np.array([len(c.prompt_ids) for c in completions]),
-    )
-    return sum(part.prefix for part in parts) / sum(part.prefix + part.length for part in parts)
+    prompts = [c.prompt_ids for c in completions]
+    lengths, prompt_lengths = (np.array([len(x) for x in column]) for column in (completions, prompts))
+    return shared_prompts.saved_share(shared_prompts.parts_of(prompts, lengths, prompt_lengths=prompt_lengths))
 
 
 def score(contest: Contest, completions: Sequence[TokenizedCompletion], is_shared: bool) -> np.ndarray:

@@ -45,9 +45,9 @@ three dimensions (Qwen2-VL) let sequences see each other. Every other type runs 
 
 
 def supports_packing(model: nn.Module) -> bool:
-    """Whether `model` keeps packed sequences apart by itself: one of `PACKED_MODELS` with FlashAttention or
-    FlexAttention.
+    """Whether `model` keeps packed sequences apart by itself.
 
+    That is one of `PACKED_MODELS` with FlashAttention or FlexAttention.
     FlexAttention with sliding windows is left out: its several masks pass the limit of PyTorch's recompilations, after
     which they are made whole, quadratic in the row.
     """

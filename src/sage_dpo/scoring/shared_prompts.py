@@ -33,8 +33,9 @@ LEAST_SAVED = 0.1
 (`benchmarks.shared_prompts`)."""
 
 LEAST_PER_PART = {"cpu": 8, "cuda": 256}
-"""Tokens that must be saved per part, on average, where attention runs part by part. On a CPU measured with small
-models; on a GPU estimated from the time it takes to launch the kernels of a part, not measured."""
+"""Tokens that must be saved per part, on average, where attention runs part by part. On a CPU, tried by hand with
+models of width 64 and 128: 3.5 made a pass slower, 12 faster. On a GPU an estimate, from the time it takes to launch a
+part's kernels."""
 
 _MASKED = 512
 """Tokens of a part, at most, that attend with a mask, which PyTorch's attention needs behind a prompt. Longer parts
@@ -121,13 +122,18 @@ def parts_of(
     return parts
 
 
+def saved_share(parts: Sequence[Part]) -> float:
+    """Return the share of the sequences' tokens that need not be run."""
+    saved = sum(part.prefix for part in parts)
+    return saved / max(1, saved + sum(part.length for part in parts))
+
+
 def pays(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> bool:
     """Whether sharing prompts saves enough tokens; arguments as for `sharing_arguments`."""
     saved = sum(part.prefix for part in parts)
     kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
     per_part = 0 if is_flash(_attention_of(model)) else LEAST_PER_PART[kind]
-    tokens = saved + sum(part.length for part in parts)
-    return saved > 0 and saved >= max(LEAST_SAVED * tokens, per_part * len(parts))
+    return saved > 0 and saved >= per_part * len(parts) and saved_share(parts) >= LEAST_SAVED
 
 
 def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> dict[str, Any]:
@@ -143,12 +149,12 @@ def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.dev
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(starts - prefixes, lengths)
     if not is_flash(attention):
-        _teach(attention, _apart)
+        _teach(attention)
         # Transformers makes no mask beside one of four dimensions. This one fits no attention that would apply it, but
         # has an entry for each token, which is what the losses of routers read.
         ignored = torch.ones(1, len(positions), 1, 1, dtype=torch.bool, device=device)
         return {"position_ids": _to(positions, device), "attention_mask": ignored, "parts": list(parts)}
-    _teach(attention, _gathering)
+    _teach(attention)
     own = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
     places = [np.concatenate([own[part.origin][: part.prefix], here]) for part, here in zip(parts, own, strict=True)]
     keys = packing_arguments(lengths + prefixes, device)
@@ -175,36 +181,16 @@ def _to(values: NDArray[np.int64], device: torch.device | str) -> Tensor:
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
-def _teach(name: str, wrap: Callable[[Attention], Attention]) -> None:
+def _teach(name: str) -> None:
     attend: Any = ALL_ATTENTION_FUNCTIONS[name]
     if not hasattr(attend, "knows_parts"):
-        taught: Any = wrap(attend)
+        taught: Any = _knowing_parts(attend)
         taught.knows_parts = True
         ALL_ATTENTION_FUNCTIONS.register(name, taught)
 
 
-def _gathering(attend: Attention) -> Attention:
-    """Let FlashAttention find a part's keys, those of its prefix included, next to each other."""
-
-    @functools.wraps(attend)
-    def attention(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        key_places: Tensor | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        if key_places is not None:
-            key, value = (states.index_select(2, key_places.to(states.device)) for states in (key, value))
-        return attend(module, query, key, value, attention_mask, **options)
-
-    return attention
-
-
-def _apart(attend: Attention) -> Attention:
-    """Let attention run part by part; states are `[1, heads, T, D]`, results `[1, T, heads, D]`."""
+def _knowing_parts(attend: Attention) -> Attention:
+    """Let attention run part by part, or find a part's keys, those of its prefix included, next to each other."""
 
     @functools.wraps(attend)
     def attention(
@@ -214,29 +200,37 @@ def _apart(attend: Attention) -> Attention:
         value: Tensor,
         attention_mask: Tensor | None,
         parts: Sequence[Part] | None = None,
+        key_places: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if parts is None:
-            return attend(module, query, key, value, attention_mask, **options)
-        lengths = [part.length for part in parts]
-        queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
-        results = []
-        for number, part in enumerate(parts):
-            if part.prefix == 0:
-                results.append(attend(module, queries[number], keys[number], values[number], None, **options)[0])
-                continue
-            seen, held = (
-                torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2)
-                for states in (keys, values)
-            )
-            asked, mask, skipped = queries[number], None, 0
+        if parts is not None:
+            return _attend_apart(functools.partial(attend, module, **options), parts, query, key, value), None
+        if key_places is not None:
+            key, value = (states.index_select(2, key_places.to(states.device)) for states in (key, value))
+        return attend(module, query, key, value, attention_mask, **options)
+
+    return attention
+
+
+def _attend_apart(attend: Attention, parts: Sequence[Part], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return `[1, T, heads, D]`; states are `[1, heads, T, D]`."""
+    lengths = [part.length for part in parts]
+    queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
+    results = []
+    for number, part in enumerate(parts):
+        asked, mask, skipped = queries[number], None, 0
+        if part.prefix == 0:
+            seen, held = keys[number], values[number]
+        else:
+            seen, held = (_after_prefix(states, part, number) for states in (keys, values))
             if part.length > _MASKED:
-                asked = torch.cat([queries[part.origin][:, :, : part.prefix], asked], dim=2)
-                skipped = part.prefix
+                asked, skipped = _after_prefix(queries, part, number), part.prefix
             else:
                 mask = torch.ones(1, 1, part.length, seen.shape[2], dtype=torch.bool, device=query.device)
                 mask = mask.tril(part.prefix)
-            results.append(attend(module, asked, seen, held, mask, **options)[0][:, skipped:])
-        return torch.cat(results, dim=1), None
+        results.append(attend(asked, seen, held, mask)[0][:, skipped:])
+    return torch.cat(results, dim=1)
 
-    return attention
+
+def _after_prefix(states: Sequence[Tensor], part: Part, number: int) -> Tensor:
+    return torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2)

@@ -90,6 +90,7 @@ def test_which_models_are_packed():
     assert not supports_packing(torch.nn.Linear(2, 2))
 
 
+WITH_WINDOWS = ("cohere2", "gemma2", "gemma3_text", "gpt_oss", "mistral")
 SMALL = {
     "vocab_size": 32,
     "hidden_size": 32,
@@ -163,7 +164,7 @@ def test_flex_attention_keeps_them_apart_and_is_not_taken_with_windows(model_typ
     )
     model, sequences = make_small(model_type, "eager"), make_sequences()
     expected = score_completions(model, sequences, token_budget=1).logps
-    has_windows = model_type in ("cohere2", "gemma2", "gemma3_text", "gpt_oss", "mistral")
+    has_windows = model_type in WITH_WINDOWS
     model.config._attn_implementation = "flex_attention"
     assert supports_packing(model) is not has_windows
     if not has_windows:

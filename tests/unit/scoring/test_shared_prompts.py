@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from tests.conftest import make_tiny_model
 from tests.flash import FlashAttention, uses_flash_attention
-from tests.unit.scoring.test_packing import make_small
+from tests.unit.scoring.test_packing import WITH_WINDOWS, make_small
 from tests.unit.scoring.test_scorer import score_one
 
 from sage_dpo.scoring import TokenizedCompletion, score_completions, shared_prompts
@@ -21,8 +21,6 @@ from sage_dpo.scoring.shared_prompts import (
     pays,
     sharing_arguments,
 )
-
-WITH_WINDOWS = ("cohere2", "gemma2", "gemma3_text", "gpt_oss", "mistral")
 
 
 @pytest.fixture
