@@ -15,11 +15,12 @@ class FlashAttention:
     """Stands in for the kernels that transformers imports; everything above them is transformers' own.
 
     Attributes:
-        bounds: `cu_seqlens_q` of every call.
+        bounds, key_bounds: `cu_seqlens_q` and `cu_seqlens_k` of every call.
     """
 
     def __init__(self) -> None:
         self.bounds: list[list[int]] = []
+        self.key_bounds: list[list[int]] = []
 
     def varlen(
         self,
@@ -44,6 +45,7 @@ class FlashAttention:
         assert int(cu_seqlens_q.diff().max()) == max_seqlen_q
         assert int(cu_seqlens_k.diff().max()) == max_seqlen_k
         self.bounds.append(bounds)
+        self.key_bounds.append(key_bounds)
         parts = []
         for asked, seen in zip(itertools.pairwise(bounds), itertools.pairwise(key_bounds), strict=True):
             here = (x[slice(*bound)].transpose(0, 1) for x, bound in ((q, asked), (k, seen), (v, seen)))

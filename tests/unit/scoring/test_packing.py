@@ -39,6 +39,7 @@ def test_scores_are_those_of_padded_batches(flash, token_budget):
     packed = score_completions(uses_flash_attention(make_tiny_model()), completions, token_budget=token_budget)
     np.testing.assert_allclose(packed.logps, padded.logps, rtol=1e-5)
     np.testing.assert_allclose(packed.informativeness, padded.informativeness, rtol=1e-5)
+    assert flash.key_bounds == flash.bounds
     passes = [bounds for layer, bounds in enumerate(flash.bounds) if layer % 2 == 0]  # the model has two layers
     lengths = sorted(map(len, completions), reverse=True)
     assert [n for bounds in passes for n in np.diff(bounds).tolist()] == lengths  # every token once, none of padding
@@ -148,6 +149,7 @@ def test_flash_attention_keeps_the_sequences_of_every_listed_model_apart(model_t
     model, sequences = make_small(model_type, "eager"), make_sequences()
     expected = score_completions(model, sequences, token_budget=1).logps
     assert worst_difference(uses_flash_attention(model), expected, sequences) < 1e-3
+    assert flash.key_bounds == flash.bounds
     assert len(flash.bounds) == 2
     assert len(flash.bounds[0]) == len(sequences) + 1
 

@@ -52,7 +52,7 @@ def test_values_and_gradients_of_packed_rows_are_those_of_the_padded_batch(monke
     flash.install(monkeypatch)
     plain, packed = make_models()
     check_values_and_gradients(plain, uses_flash_attention(packed))
-    assert flash.bounds == 2 * [[0, 7, 10, 22, 25, 30]]  # one pass through two layers
+    assert flash.bounds == flash.key_bounds == 2 * [[0, 7, 10, 22, 25, 30]]  # one pass through two layers
 
 
 @pytest.fixture(autouse=True)
@@ -104,13 +104,15 @@ def test_activated_lora_is_left_alone():
 
 
 def check_values_and_gradients(plain, grouped, batch=None):
+    is_shared = batch is not None
     batch = batch or make_batch()
     results = [model(**batch, fused_lm_head=True) for model in (plain, grouped)]
-    is_label = results[0].label_mask.bool()  # a prompt's own tokens are run for one row only, and nothing reads them
+    # a shared prompt's own tokens are run for one row only, and nothing reads them
+    is_read = results[0].label_mask.bool() | (not is_shared)
     for name in (*OUTPUTS, "label_mask"):
         expected, found = (result[name] for result in results)
         assert found.shape == expected.shape
-        torch.testing.assert_close(found[is_label], expected[is_label], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[is_read], expected[is_read], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(results[1].label_mask, results[0].label_mask)
     weights = torch.linspace(-1, 1, results[0].log_probs.numel()).view_as(results[0].log_probs)
     for result in results:
