@@ -17,7 +17,7 @@ from benchmarks.scoring import DEFAULT_BATCH, make_contest
 from benchmarks.shared_prompts import sharing_above
 from benchmarks.training_step import MICROBATCH, VOCABULARY, make_sage, make_trl
 from benchmarks.workload import make_policy
-from sage_dpo.scoring.shared_prompts import LEAST_SAVED
+from sage_dpo.forward.prefix_sharing import LEAST_SAVED
 
 MOST = {"scoring": 1.06, "training": 1.15}
 

@@ -22,7 +22,7 @@ from trl import DPOConfig, DPOTrainer
 from benchmarks import harness
 from benchmarks.harness import Claim, cost_claim, counted_tokens, interleave, peak_memory_added, rate_claim
 from benchmarks.workload import make_pairs, make_policy, make_tokenizer, temporary_folder, trl_arguments
-from sage_dpo.scoring import as_completions, score_completions
+from sage_dpo.forward import as_completions, score_completions
 
 PAIRS = {2_000: 48, 32_000: 16}  # by vocabulary
 QUICK_PAIRS = {2_000: 24, 32_000: 8}

@@ -22,7 +22,7 @@ from benchmarks.scoring import Contest
 from benchmarks.training_step import StepClock, first_loss, make_sage
 from benchmarks.workload import make_pairs, make_policy
 from sage_dpo import SAGETrainer
-from sage_dpo.scoring import TokenizedCompletion, score_completions, shared_prompts
+from sage_dpo.forward import TokenizedCompletion, prefix_sharing, score_completions
 
 VOCABULARY = 2_000
 PROMPTS, QUICK_PROMPTS = (75, 300, 1_500), (300,)  # mean tokens
@@ -35,12 +35,12 @@ TOKEN_BUDGET = 4096
 @contextlib.contextmanager
 def sharing_above(least_saved: float) -> Iterator[None]:
     """Share prompts where that saves this share of the tokens; infinity is never."""
-    before = shared_prompts.LEAST_SAVED
-    shared_prompts.LEAST_SAVED = least_saved
+    before = prefix_sharing.LEAST_SAVED
+    prefix_sharing.LEAST_SAVED = least_saved
     try:
         yield
     finally:
-        shared_prompts.LEAST_SAVED = before
+        prefix_sharing.LEAST_SAVED = before
 
 
 def sharing(is_on: bool) -> contextlib.AbstractContextManager[None]:
@@ -64,7 +64,7 @@ def saved_share(completions: Sequence[TokenizedCompletion]) -> float:
     """Return the share of the tokens that need not be run, were all in one row."""
     prompts = [c.prompt_ids for c in completions]
     lengths, prompt_lengths = (np.array([len(x) for x in column]) for column in (completions, prompts))
-    return shared_prompts.saved_share(shared_prompts.parts_of(prompts, lengths, prompt_lengths=prompt_lengths))
+    return prefix_sharing.saved_share(prefix_sharing.parts_of(prompts, lengths, prompt_lengths=prompt_lengths))
 
 
 def score(contest: Contest, completions: Sequence[TokenizedCompletion], is_shared: bool) -> np.ndarray:

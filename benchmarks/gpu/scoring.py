@@ -21,7 +21,7 @@ from benchmarks.harness import Claim, interleave, rate_claim
 from benchmarks.scoring import Contest
 from benchmarks.shared_prompts import sharing
 from benchmarks.workload import make_pairs
-from sage_dpo.scoring import score_completions
+from sage_dpo.forward import score_completions
 
 BATCHES = (1, 2, 4, 8, 16)
 TOKEN_BUDGETS = (16_384, 65_536)

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys, torch
 from benchmarks.harness import peak_memory_added
 from transformers import LlamaConfig, LlamaForCausalLM
-from sage_dpo.scoring import TokenizedCompletion, score_completions
+from sage_dpo.forward import TokenizedCompletion, score_completions
 vocabulary, count, length, width = map(int, sys.argv[1:])
 torch.manual_seed(0)
 torch.set_num_threads(1)

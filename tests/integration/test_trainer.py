@@ -20,10 +20,10 @@ from trl import DPOConfig, DPOTrainer
 from sage_dpo import SAGEConfig, SAGETrainer
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
+from sage_dpo.forward import as_completions, score_completions
+from sage_dpo.forward.head import _NOT_SLICED, _output_head
 from sage_dpo.pool.source import PoolContents
 from sage_dpo.records import PairScore
-from sage_dpo.scoring import as_completions, score_completions
-from sage_dpo.scoring.head import _NOT_SLICED, _output_head
 from sage_dpo.training.candidates import read_candidates
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from sage_dpo.config import PolicySettings, SelectorSettings
 from sage_dpo.core.selection import kept_count
 from sage_dpo.errors import ConfigError
+from sage_dpo.forward import as_completions, score_completions
 from sage_dpo.pipeline.policies import load_model
 from sage_dpo.records import PairScore, PreferencePair
-from sage_dpo.scoring import as_completions, score_completions
 from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.storage import read_records

@@ -31,9 +31,9 @@ from sage_dpo.core.hardware import LAYER_CALL_S, Gpu, seconds
 from sage_dpo.core.pairing import PoolSize, distinct_completions, distinct_pairs, expected_pool
 from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import ConfigError
+from sage_dpo.forward.packing import keeps_sequences_apart
 from sage_dpo.pipeline.arms import trainer_arguments
 from sage_dpo.planning.inputs import Inputs
-from sage_dpo.scoring.packing import keeps_sequences_apart
 from sage_dpo.selectors.registry import make_selector
 
 FIRST_POOL, REFRESHES, PROBE, EVALUATION = "rollouts, first pool", "rollouts, refreshes", "probe", "evaluation"

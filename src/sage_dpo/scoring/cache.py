@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sage_dpo.errors import DataError
-from sage_dpo.scoring.scorer import TokenizedCompletion
+from sage_dpo.forward.scorer import TokenizedCompletion
 from sage_dpo.storage import atomic_path
 
 KEY_BYTES = 16

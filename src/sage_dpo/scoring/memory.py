@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sage_dpo.forward.scorer import CompletionScores, TokenizedCompletion
 from sage_dpo.scoring.cache import KEY_BYTES, completion_key
-from sage_dpo.scoring.scorer import CompletionScores, TokenizedCompletion
 from sage_dpo.storage import atomic_path
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from trl.trainer.utils import use_adapter
 
 from sage_dpo.errors import DataError
-from sage_dpo.scoring import ReferenceCache, TokenizedCompletion, model_fingerprint
+from sage_dpo.forward import TokenizedCompletion
+from sage_dpo.scoring import ReferenceCache, model_fingerprint
 from sage_dpo.training.sharding import ShardedScorer
 from sage_dpo.training.state import TokenCounts
 

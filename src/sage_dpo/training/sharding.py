@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
-from sage_dpo.scoring import CompletionScores, TokenizedCompletion, score_completions
-from sage_dpo.scoring.shared_prompts import group_by_prompt
+from sage_dpo.forward import CompletionScores, TokenizedCompletion, score_completions
+from sage_dpo.forward.prefix_sharing import group_by_prompt
 
 
 class ShardedScorer:

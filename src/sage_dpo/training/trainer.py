@@ -34,14 +34,15 @@ from sage_dpo.core.margins import confidence_margin
 from sage_dpo.core.selection import candidate_count
 from sage_dpo.core.strata import relative_success_rate
 from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
+from sage_dpo.forward import as_completions
+from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.pool.pool import CandidatePool
 from sage_dpo.pool.source import PairSource, PoolContents
-from sage_dpo.scoring import ScoreMemory, as_completions
+from sage_dpo.scoring import ScoreMemory
 from sage_dpo.selectors.base import CandidateScores
 from sage_dpo.selectors.registry import make_selector
 from sage_dpo.training.candidates import CandidateLog
 from sage_dpo.training.checks import check_arguments, success_rate_column
-from sage_dpo.training.compact_batches import remove_padding
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.dataset import TOKEN_COLUMNS, usable_rows
 from sage_dpo.training.reference import ReferenceLogps

@@ -8,7 +8,7 @@ from benchmarks.gpu import scoring, training_step
 from benchmarks.gpu.setup import find_setup, measured_peak, scoring_flops
 
 from sage_dpo.core.cost import Sequences, inference_flops
-from sage_dpo.scoring import TokenizedCompletion
+from sage_dpo.forward import TokenizedCompletion
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="would run the 1.5B model, minutes on a GPU")
 

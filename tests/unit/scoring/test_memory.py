@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sage_dpo.scoring import CompletionScores, ScoreMemory, TokenizedCompletion
+from sage_dpo.forward import CompletionScores, TokenizedCompletion
+from sage_dpo.scoring import ScoreMemory
 
 A, B, C = (TokenizedCompletion((1, 2), (token, 3)) for token in (5, 6, 7))
 

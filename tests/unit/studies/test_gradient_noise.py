@@ -11,8 +11,8 @@ import torch
 from sage_dpo.config import RunConfig, validate
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.core.statistics import gradient_snr
+from sage_dpo.forward import TokenizedCompletion, score_completions
 from sage_dpo.records import PreferencePair
-from sage_dpo.scoring import TokenizedCompletion, score_completions
 from sage_dpo.storage import write_records
 from sage_dpo.studies import gradient_noise
 from sage_dpo.studies.gradient_noise import MICROBATCH, _at_policy, _logps, _noise

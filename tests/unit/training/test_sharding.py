@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sage_dpo.scoring import TokenizedCompletion
+from sage_dpo.forward import TokenizedCompletion
 from sage_dpo.training.sharding import _deal
 
 

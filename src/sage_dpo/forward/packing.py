@@ -39,7 +39,7 @@ PACKED_MODELS = frozenset(
         "starcoder2",
     }
 )
-"""Model types that were seen to keep packed sequences apart (`tests/unit/scoring/test_packing.py`). No flag of
+"""Model types that were seen to keep packed sequences apart (`tests/unit/forward/test_packing.py`). No flag of
 transformers tells: convolutions (LFM2), linear attention (MiniMax), positions counted along the row (Llama 4) or in
 three dimensions (Qwen2-VL) let sequences see each other. Every other type runs in length buckets."""
 

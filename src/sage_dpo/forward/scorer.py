@@ -1,6 +1,6 @@
 """Forward-only scoring: log-probability and informativeness of completions under a model.
 
-Prompts that several completions share are run once where that saves enough (`shared_prompts.py`). Sequences run end to
+Prompts that several completions share are run once where that saves enough (`prefix_sharing.py`). Sequences run end to
 end without padding where the attention kernel allows it (`packing.py`). Elsewhere they are padded on the right and the
 model gets no attention mask: under causal attention no token sees the padding behind it, and without a mask PyTorch
 takes its fastest attention kernel. The language-model head runs on completion positions only, a slice of them at a time
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sage_dpo.scoring.batching import packed_batches, token_budget_batches
-from sage_dpo.scoring.head import Targets, forward_statistics
-from sage_dpo.scoring.packing import packing_arguments, supports_packing
-from sage_dpo.scoring.shared_prompts import (
+from sage_dpo.forward.batching import packed_batches, token_budget_batches
+from sage_dpo.forward.head import Targets, forward_statistics
+from sage_dpo.forward.packing import packing_arguments, supports_packing
+from sage_dpo.forward.prefix_sharing import (
     Part,
     can_share_prompts,
     group_by_prompt,

@@ -11,9 +11,8 @@ from tests.conftest import make_tiny_model
 from tests.flash import FlashAttention, uses_flash_attention
 from trl.trainer.utils import add_fused_lm_head
 
-from sage_dpo.scoring import shared_prompts
-from sage_dpo.training import compact_batches
-from sage_dpo.training.compact_batches import remove_padding
+from sage_dpo.forward import prefix_sharing, training_rows
+from sage_dpo.forward.training_rows import remove_padding
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
@@ -43,7 +42,7 @@ def make_models():
 
 @pytest.mark.parametrize("limit", [0, 4, 1000])
 def test_values_and_gradients_are_those_of_the_padded_batch(limit, monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", limit)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", limit)
     check_values_and_gradients(*make_models())
 
 
@@ -57,7 +56,7 @@ def test_values_and_gradients_of_packed_rows_are_those_of_the_padded_batch(monke
 
 @pytest.fixture(autouse=True)
 def shares_short_prompts(monkeypatch):
-    monkeypatch.setitem(shared_prompts.LEAST_PER_PART, "cpu", 0)
+    monkeypatch.setitem(prefix_sharing.LEAST_PER_PART, "cpu", 0)
 
 
 SHARED = {"lengths": (9, 12, 7, 14, 6, 8), "prompt_length": 5, "prompts": "abcabb"}
@@ -130,13 +129,13 @@ def count_rows(model, batch):
 
 
 def test_groups_are_padded_to_their_own_longest(monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 2)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 2)
     _, grouped = make_models()
     assert count_rows(grouped, make_batch()) == [(1, 12), (2, 7), (2, 3)]
 
 
 def test_without_groups_rows_run_packed_or_padded(monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 0)
     FlashAttention().install(monkeypatch)
     model = make_tiny_model()
     add_fused_lm_head(model, outputs=OUTPUTS)
@@ -148,7 +147,7 @@ def test_without_groups_rows_run_packed_or_padded(monkeypatch):
 
 
 def test_compiled_layers_share_no_prompts(monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 1000)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 1000)
     _, grouped = make_models()
     layer = grouped.model.layers[0]
     layer.compile(backend="eager")
@@ -157,13 +156,13 @@ def test_compiled_layers_share_no_prompts(monkeypatch):
 
 @pytest.mark.parametrize("change", [{"attention_mask": None}, {"output_attentions": False}])
 def test_other_inputs_pass_through(change, monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 0)
     _, grouped = make_models()
     assert count_rows(grouped, make_batch() | change) == [(5, 12)]
 
 
 def test_padding_on_the_left_passes_through(monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 0)
     _, grouped = make_models()
     batch = make_batch()
     assert count_rows(grouped, batch | {"attention_mask": batch["attention_mask"].flip(1)}) == [(5, 12)]
@@ -178,7 +177,7 @@ def test_a_call_without_the_fused_head_is_the_models_own():
 
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])  # with it, PEFT passes every argument by name
 def test_an_adapters_base_model_is_patched(task_type, monkeypatch):
-    monkeypatch.setitem(compact_batches.PADDING_LIMIT, "cpu", 0)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 0)
     model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"], task_type=task_type))
     add_fused_lm_head(model.get_base_model(), outputs=OUTPUTS)
     remove_padding(model, allows_groups=True)

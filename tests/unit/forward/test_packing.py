@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from tests.conftest import make_tiny_model
 from tests.flash import FlashAttention, uses_flash_attention
-from tests.unit.scoring.test_scorer import make_completions
+from tests.unit.forward.test_scorer import make_completions
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import (
     AutoConfig,
@@ -21,8 +21,8 @@ from transformers import (
 from transformers.integrations import flex_attention as flex_integration
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from sage_dpo.scoring import TokenizedCompletion, packed_batches, score_completions
-from sage_dpo.scoring.packing import PACKED_MODELS, packing_arguments, supports_packing
+from sage_dpo.forward import TokenizedCompletion, packed_batches, score_completions
+from sage_dpo.forward.packing import PACKED_MODELS, packing_arguments, supports_packing
 
 
 @pytest.fixture

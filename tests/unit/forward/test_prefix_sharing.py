@@ -8,12 +8,12 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from tests.conftest import make_tiny_model
 from tests.flash import FlashAttention, uses_flash_attention
-from tests.unit.scoring.test_packing import WITH_WINDOWS, make_small
-from tests.unit.scoring.test_scorer import score_one
+from tests.unit.forward.test_packing import WITH_WINDOWS, make_small
+from tests.unit.forward.test_scorer import score_one
 
-from sage_dpo.scoring import TokenizedCompletion, score_completions, shared_prompts
-from sage_dpo.scoring.packing import PACKED_MODELS, has_windows
-from sage_dpo.scoring.shared_prompts import (
+from sage_dpo.forward import TokenizedCompletion, prefix_sharing, score_completions
+from sage_dpo.forward.packing import PACKED_MODELS, has_windows
+from sage_dpo.forward.prefix_sharing import (
     Part,
     can_share_prompts,
     group_by_prompt,
@@ -32,7 +32,7 @@ def flash(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def shares_short_prompts(monkeypatch):
-    monkeypatch.setitem(shared_prompts.LEAST_PER_PART, "cpu", 0)
+    monkeypatch.setitem(prefix_sharing.LEAST_PER_PART, "cpu", 0)
 
 
 def make_completions(prompts: int = 4, longest: int = 16, seed: int = 0) -> list[TokenizedCompletion]:
@@ -72,7 +72,7 @@ def test_parts_by_hand():
 
 
 def test_what_pays_by_hand(monkeypatch):
-    monkeypatch.setitem(shared_prompts.LEAST_PER_PART, "cpu", 8)
+    monkeypatch.setitem(prefix_sharing.LEAST_PER_PART, "cpu", 8)
     model = make_tiny_model()
     assert pays(model, [Part(90, 0, 0), Part(90, 20, 0)], "cpu")  # 20 of 200
     assert not pays(model, [Part(90, 0, 0), Part(91, 19, 0)], "cpu")
@@ -97,7 +97,7 @@ def test_arguments_by_hand(flash):
 @pytest.mark.parametrize("masked", [3, 512])
 @pytest.mark.parametrize("token_budget", [1, 40, 100_000])
 def test_scores_are_those_of_single_sequences(token_budget, masked, monkeypatch):
-    monkeypatch.setattr(shared_prompts, "_MASKED", masked)
+    monkeypatch.setattr(prefix_sharing, "_MASKED", masked)
     model, completions = make_tiny_model(), make_completions(longest=30)
     scores = score_completions(model, completions, token_budget=token_budget)
     expected = np.array([score_one(model, c) for c in completions])
@@ -215,7 +215,7 @@ def test_attention_that_does_not_listen_fails_instead_of_seeing_everything(monke
         return found.transpose(1, 2), None
 
     deaf.knows_parts = True  # it says so
-    monkeypatch.setitem(shared_prompts.ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", deaf)
+    monkeypatch.setitem(prefix_sharing.ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", deaf)
     with pytest.raises(RuntimeError, match="size of tensor"):
         score_completions(model, make_completions(), token_budget=1000)
 

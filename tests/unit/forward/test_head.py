@@ -9,8 +9,8 @@ from tests.conftest import make_tiny_model
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
 from sage_dpo.core.utility import token_informativeness
-from sage_dpo.scoring import head as head_module
-from sage_dpo.scoring.head import Targets, forward_statistics
+from sage_dpo.forward import head as head_module
+from sage_dpo.forward.head import Targets, forward_statistics
 
 VOCABULARY = 64
 SHAPE = {

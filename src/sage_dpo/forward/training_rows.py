@@ -1,8 +1,8 @@
 """Runs the rows of a training batch with little padding, or none.
 
 TRL pads the chosen and rejected sequences of a batch to its longest one. Here the model's forward pass takes such a
-batch apart. Where that saves enough, a prompt is run once for all of its answers (`scoring/shared_prompts.py`). Where
-the attention kernel allows it, all rows run end to end in one (`scoring/packing.py`); elsewhere groups of rows that
+batch apart. Where that saves enough, a prompt is run once for all of its answers (`forward/prefix_sharing.py`). Where
+the attention kernel allows it, all rows run end to end in one (`forward/packing.py`); elsewhere groups of rows that
 need little padding run one after another, without an attention mask (they are padded on the right, and attention is
 causal). The token log-probabilities are put back where TRL expects them: one forward call, one
 backward pass and, without dropout, the same numbers up to rounding; fewer tokens computed. Dropout is drawn once for a
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 
-from sage_dpo.scoring.batching import token_budget_batches
-from sage_dpo.scoring.packing import has_invocation_tokens, packing_arguments, supports_packing
-from sage_dpo.scoring.shared_prompts import (
+from sage_dpo.forward.batching import token_budget_batches
+from sage_dpo.forward.packing import has_invocation_tokens, packing_arguments, supports_packing
+from sage_dpo.forward.prefix_sharing import (
     Part,
     can_share_prompts,
     has_compiled_layers,

@@ -26,7 +26,7 @@ from torch._dynamo import OptimizedModule
 from transformers.modeling_flash_attention_utils import flash_attn_supports_top_left_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sage_dpo.scoring.packing import has_windows, is_flash, packable_config, packing_arguments
+from sage_dpo.forward.packing import has_windows, is_flash, packable_config, packing_arguments
 
 LEAST_SAVED = 0.1
 """Share of the tokens that must be saved. On a CPU the time saved is about the share of tokens saved from there on
