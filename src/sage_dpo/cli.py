@@ -183,7 +183,7 @@ def problems(
     json_path: JsonPath = None,
 ) -> None:
     """Validate problems, remove duplicates, report overlap with the evaluation suites."""
-    from sage_dpo.config import BenchmarkSuites, EvaluationSettings
+    from sage_dpo.config import BenchmarkSuiteSettings, EvaluationSettings
     from sage_dpo.pipeline.sources import load_suites
     from sage_dpo.problems import deduplicate, load_problems, overlap_report
     from sage_dpo.records import Problem
@@ -191,7 +191,7 @@ def problems(
 
     loaded = load_problems(input_, fields=_fields(field))
     unique = deduplicate(loaded.problems)
-    settings = EvaluationSettings(suites=BenchmarkSuites(kind="benchmarks", data=str(data))) if data else None
+    settings = EvaluationSettings(suites=BenchmarkSuiteSettings(kind="benchmarks", data=str(data))) if data else None
     rows = overlap_report(unique.problems, load_suites(settings))
     result = {
         "problems": len(unique.problems),
@@ -301,7 +301,7 @@ def pairs(
     field: FieldMap = None,
 ) -> None:
     """Combine correct and wrong completions of the same problem into preference pairs."""
-    from sage_dpo.config import OnPolicyPairs, PolicySettings
+    from sage_dpo.config import OnPolicyPairSettings, PolicySettings
     from sage_dpo.pairs.build import build_pairs
     from sage_dpo.pairs.preference_data import preference_rows
     from sage_dpo.pipeline.policies import load_tokenizer
@@ -313,7 +313,7 @@ def pairs(
         load_problems(problems_path, fields=_fields(field)).problems,
         read_records(completions, Completion),
         read_records(verdicts, Verdict),
-        settings=OnPolicyPairs(max_pairs_per_problem=max_pairs_per_problem),
+        settings=OnPolicyPairSettings(max_pairs_per_problem=max_pairs_per_problem),
         seed=seed,
         policy_version=0,
         max_length=max_length,

@@ -35,7 +35,7 @@ RECIPE = {
     "pool": {"refresh_steps": 2},
     "training": {
         "steps": 4,
-        "candidates_per_step": 8,
+        "pairs_per_step": 4,
         "microbatch_size": 4,
         "learning_rate": 1e-4,
         "probe_steps": 2,
@@ -210,7 +210,11 @@ def test_a_fixed_pool_with_lora(tmp_path, finished):
 
 def test_learning_rates_are_tuned_on_the_probe_with_one_grid_for_all_arms(tmp_path):
     arms = {
-        "dpo_full": {"selection": {"selector": "all", "keep_ratio": 1.0}, "pool": {"stratified": False}},
+        "dpo_full": {
+            "selection": {"selector": "all", "keep_ratio": 1.0},
+            "pool": {"stratified": False},
+            "training": {"pairs_per_step": 8},
+        },
         "sage": {},
     }
     config = make_config(arms=arms, training={**RECIPE["training"], "steps": 2, "save_steps": 0})
@@ -225,3 +229,6 @@ def test_the_quickstart_recipe_compares_the_four_arms():
     config = load_config(ROOT / "recipes" / "quickstart.yaml")
     assert list(config.arms) == ["vanilla", "dpo_full", "dpo_random", "sage"]
     assert {config.for_arm(arm).training.steps for arm in config.arms} == {config.training.steps}
+    assert {arm: config.for_arm(arm).training.pairs_per_step for arm in list(config.arms)[1:]} == {
+        "dpo_full": 64, "dpo_random": 32, "sage": 32,
+    }  # fmt: skip

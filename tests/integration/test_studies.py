@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "pool": {"refresh_steps": 2},
     "training": {
         "steps": 4,
-        "candidates_per_step": 8,
+        "pairs_per_step": 4,
         "microbatch_size": 4,
         "learning_rate": 1e-4,
         "probe_steps": 2,
@@ -122,8 +122,20 @@ STUDY = {
     "recipe": "recipe.yaml",
     "seeds": [1, 2],
     "set": {"training.steps": 2, "pool.refresh_steps": 0, "evaluation.at_steps": [1]},
-    "arms": {"dpo_full": {"selection": {"selector": "all", "keep_ratio": 1.0}, "pool": {"stratified": False}}},
-    "sweep": {"key": "selection.keep_ratio", "values": [0.25, 0.5], "arms": ["sage"], "label": "gamma"},
+    "arms": {
+        "dpo_full": {
+            "selection": {"selector": "all", "keep_ratio": 1.0},
+            "pool": {"stratified": False},
+            "training": {"pairs_per_step": 8},
+        }
+    },
+    "sweep": {
+        "key": "selection.keep_ratio",
+        "values": [0.25, 0.5],
+        "arms": ["sage"],
+        "label": "gamma",
+        "linked": {"training.pairs_per_step": [2, 4]},
+    },
     "comparisons": {"half": {"sage": "sage@0.5", "dpo_full": "dpo_full", "early": "sage@0.5:1"}},
     "analyses": ["selection_quality", "time_to_quality", "tuning"],
 }

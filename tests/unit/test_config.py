@@ -50,6 +50,7 @@ def test_overrides_reach_nested_keys(tmp_path):
     [
         ({"nmae": "x"}, "unknown key 'nmae'; did you mean 'name'?"),
         ({"training": {"stesp": 3}}, "unknown key 'training.stesp'; did you mean 'steps'?"),
+        ({"training": {"candidates_per_step": 64}}, "unknown key 'training.candidates_per_step'; set pairs_per_step"),
         ({"problems": {"kind": "gym", "cuont": 3}}, "did you mean 'count'?"),
         ({"problems": {"kind": "gym", "path": "x"}}, "unknown key 'problems.gym.path'"),
         ({"problems": {"kind": "gmy"}}, "'gmy'"),

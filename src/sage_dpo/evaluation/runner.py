@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sage_dpo import __version__
-from sage_dpo.config import RolloutSettings, TransformersEngine
+from sage_dpo.config import RolloutSettings, TransformersEngineSettings
 from sage_dpo.core.statistics import mean_at_k
 from sage_dpo.errors import DataError
 from sage_dpo.evaluation.results import EvaluationResult, SuiteResult, read_result, write_result
@@ -155,10 +155,10 @@ def evaluate_policy(
     if not suites:
         raise DataError("no suites to evaluate on; name at least one")
     model = load_model()
-    engine_settings = (
-        rollouts.engine if isinstance(rollouts.engine, TransformersEngine) else TransformersEngine(batch_size=256)
-    )
-    engine = build_engine(engine_settings, model=model, tokenizer=tokenizer)
+    settings = rollouts.engine
+    if not isinstance(settings, TransformersEngineSettings):  # an endpoint holds another policy than this one
+        settings = TransformersEngineSettings()
+    engine = build_engine(settings, model=model, tokenizer=tokenizer)
     weights = weights_sha256(model) if folder else ""
     results = {}
     for name, problems in suites.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sage_dpo.config import OnPolicyPairs
+from sage_dpo.config import OnPolicyPairSettings
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.records import Completion, FinishReason, PreferencePair, Problem, Verdict, VerdictKind
 
@@ -50,7 +50,7 @@ class PairBuild:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    settings: OnPolicyPairs
+    settings: OnPolicyPairSettings
     seed: int
     policy_version: int
     max_length: int | None
@@ -63,7 +63,7 @@ def build_pairs(
     completions: Sequence[Completion],
     verdicts: Sequence[Verdict],
     *,
-    settings: OnPolicyPairs,
+    settings: OnPolicyPairSettings,
     seed: int,
     policy_version: int,
     max_length: int | None,

@@ -12,9 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from sage_dpo.config import RunConfig, TrainingSettings
+from sage_dpo.config import RunConfig
 from sage_dpo.core.cost import policy_flops
-from sage_dpo.core.selection import kept_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
 from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path
@@ -100,7 +99,7 @@ def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) ->
         ConfigError: unknown key in `training.trainer`, or sizes that do not fit together.
     """
     training = config.training
-    microbatch, accumulation = _microbatches(training, config.selection.keep_ratio)
+    microbatch, accumulation = _microbatches(training.pairs_per_step, training.microbatch_size)
     is_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     arguments: dict[str, Any] = {
         "output_dir": str(output_dir),
@@ -139,11 +138,10 @@ def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) ->
         return SAGEConfig(**{**arguments, **training.trainer})
 
 
-def _microbatches(training: TrainingSettings, keep_ratio: float) -> tuple[int, int]:
-    """Return (pairs per microbatch, microbatches) whose product is the kept count."""
-    kept = kept_count(training.candidates_per_step, keep_ratio)
-    accumulation = next(n for n in range(1, kept + 1) if kept % n == 0 and kept // n <= training.microbatch_size)
-    return kept // accumulation, accumulation
+def _microbatches(pairs: int, largest: int) -> tuple[int, int]:
+    """Return (pairs per microbatch, microbatches) whose product is `pairs`, the fewest microbatches there can be."""
+    accumulation = next(n for n in range(1, pairs + 1) if pairs % n == 0 and pairs // n <= largest)
+    return pairs // accumulation, accumulation
 
 
 def load_trained(config: RunConfig, folder: Path) -> Any:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sage_dpo.config import (
-    BenchmarkSuites,
+    BenchmarkSuiteSettings,
     EvaluationSettings,
-    GymSuites,
+    GymSuiteSettings,
     PolicySettings,
     RolloutSettings,
     validate,
@@ -78,8 +78,8 @@ def evaluate_model(
 def _settings(suites: str, data: Path | None) -> EvaluationSettings:
     names = suites.split(",")
     if suites == "gym" or set(names) <= set(SUITES):
-        return EvaluationSettings(suites=GymSuites(kind="gym", names="all" if suites == "gym" else names))
+        return EvaluationSettings(suites=GymSuiteSettings(kind="gym", names="all" if suites == "gym" else names))
     selected: Any = "all" if suites == "all" else names
     return EvaluationSettings(
-        suites=BenchmarkSuites(kind="benchmarks", names=selected, data=str(data) if data else None)
+        suites=BenchmarkSuiteSettings(kind="benchmarks", names=selected, data=str(data) if data else None)
     )

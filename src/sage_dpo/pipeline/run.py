@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
-from sage_dpo.config import FixedPairs, RunConfig, dump_config
+from sage_dpo.config import FixedPairSettings, RunConfig, dump_config
 from sage_dpo.core.cost import forward_flops
 from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
 from sage_dpo.errors import ConfigError, RunFolderError
@@ -136,7 +136,7 @@ class _Run:
         info: dict[str, Any] = {"probe_accuracy": None, "generated_tokens": 0}
         started = time.perf_counter()
         model = None
-        if isinstance(self.config.pairs, FixedPairs):
+        if isinstance(self.config.pairs, FixedPairSettings):
             fixed = self.config.pairs
             data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
             build = tokenize_preferences(data, self.tokenizer, max_length=self.config.training.max_length)
@@ -158,7 +158,7 @@ class _Run:
     def _train(self, arm: str) -> dict[str, Any]:
         config = self.config.for_arm(arm)
         pairs = read_records(refresh_folder(self.folder.path("initial"), 0) / "pairs.parquet", PreferencePair)
-        is_on_policy = not isinstance(config.pairs, FixedPairs) and config.pool.refresh_steps > 0
+        is_on_policy = not isinstance(config.pairs, FixedPairSettings) and config.pool.refresh_steps > 0
         info = train_arm(
             config,
             self.folder.path("arms", arm),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from sage_dpo.config import EvaluationSettings, GymProblems, GymSuites, ProblemSource
+from sage_dpo.config import EvaluationSettings, GymProblemSettings, GymSuiteSettings, ProblemSettings
 from sage_dpo.errors import ConfigError
 from sage_dpo.records import Problem
 
 
-def load_problem_source(source: ProblemSource, *, seed: int) -> tuple[list[Problem], dict[str, int], str]:
+def load_problem_source(source: ProblemSettings, *, seed: int) -> tuple[list[Problem], dict[str, int], str]:
     """Return a recipe's problems, what was excluded by reason, and a hash of what remained."""
     excluded: dict[str, int] = {}
-    if isinstance(source, GymProblems):
+    if isinstance(source, GymProblemSettings):
         from sage_dpo.gym.world import generate_problems
 
         problems = generate_problems(source.split, source.count, seed=seed)
@@ -39,7 +39,7 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
         return {}
     source = settings.suites
     names = suite_names(settings)
-    if isinstance(source, GymSuites):
+    if isinstance(source, GymSuiteSettings):
         from sage_dpo.gym.suites import load_suite
 
         return {name: load_suite(name) for name in names}
@@ -59,7 +59,7 @@ def suite_names(settings: EvaluationSettings) -> list[str]:
     """
     source = settings.suites
     known: Iterable[str]
-    if isinstance(source, GymSuites):
+    if isinstance(source, GymSuiteSettings):
         from sage_dpo.gym.suites import SUITES as known
     else:
         from sage_dpo.evaluation import BENCHMARKS as known

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sage_dpo.config import FileProblems, FixedPairs, GymProblems, PolicySettings, ProblemSource, RunConfig
+from sage_dpo.config import (
+    FileProblemSettings,
+    FixedPairSettings,
+    GymProblemSettings,
+    PolicySettings,
+    ProblemSettings,
+    RunConfig,
+)
 from sage_dpo.core.cost import ModelShape
 from sage_dpo.core.pairing import PoolSize
 from sage_dpo.errors import ConfigError
@@ -117,7 +124,7 @@ def gather_inputs(config: RunConfig, given: Given) -> Inputs:
     shape, weight_bytes = _model_shape(config.policy, given, notes)
     problems = _load(config.problems, config.seed)
     count = _problem_count(config, given, problems)
-    if isinstance(config.pairs, FixedPairs):
+    if isinstance(config.pairs, FixedPairSettings):
         inputs = _fixed_inputs(config, config.pairs, given, shape, weight_bytes, notes)
     else:
         lengths = _on_policy_lengths(config, given, problems, notes)
@@ -192,9 +199,9 @@ def read_model_shape(policy: PolicySettings) -> tuple[ModelShape, str]:
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def _load(source: ProblemSource | None, seed: int) -> list[Problem]:
+def _load(source: ProblemSettings | None, seed: int) -> list[Problem]:
     """Return the problems if they are generated or lie in a local file, else none."""
-    if source is None or (isinstance(source, FileProblems) and not Path(source.path).exists()):
+    if source is None or (isinstance(source, FileProblemSettings) and not Path(source.path).exists()):
         return []
     return load_problem_source(source, seed=seed)[0]
 
@@ -203,9 +210,9 @@ def _problem_count(config: RunConfig, given: Given, problems: Sequence[Problem])
     source = config.problems
     if source is None:
         return 0
-    count = given.problems or len(problems) or (source.limit if isinstance(source, FileProblems) else None)
+    count = given.problems or len(problems) or (source.limit if isinstance(source, FileProblemSettings) else None)
     if count is None:
-        assert isinstance(source, FileProblems)
+        assert isinstance(source, FileProblemSettings)
         raise ConfigError(
             f"problems file {source.path!r} does not exist, so their number is not known; give it with --problems, or "
             "the file with --set problems.path=FILE"
@@ -213,8 +220,8 @@ def _problem_count(config: RunConfig, given: Given, problems: Sequence[Problem])
     return count
 
 
-def _source_size(source: ProblemSource | None, seed: int) -> int:
-    if isinstance(source, GymProblems):
+def _source_size(source: ProblemSettings | None, seed: int) -> int:
+    if isinstance(source, GymProblemSettings):
         return source.count
     return len(_load(source, seed)) or (source.limit if source is not None and source.limit else 0)
 
@@ -266,7 +273,7 @@ def _prompt_lengths(config: RunConfig, given: Given, problems: Sequence[Problem]
 
 
 def _fixed_inputs(
-    config: RunConfig, pairs: FixedPairs, given: Given, shape: ModelShape, weight_bytes: int, notes: list[str]
+    config: RunConfig, pairs: FixedPairSettings, given: Given, shape: ModelShape, weight_bytes: int, notes: list[str]
 ) -> Inputs:
     data = load_preference_data(pairs.path, split=pairs.split, revision=pairs.revision, limit=pairs.limit)
     usable = 1.0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sage_dpo.config import FixedPairs, OnPolicyPairs, RunConfig
+from sage_dpo.config import FixedPairSettings, OnPolicyPairSettings, RunConfig
 from sage_dpo.core.hardware import LAYER_CALL_S, Gpu, find_gpu
 from sage_dpo.errors import ConfigError
 from sage_dpo.planning.inputs import Given, Inputs, gather_inputs
@@ -162,7 +162,7 @@ def make_plan(config: RunConfig, machine: Machine, inputs: Inputs) -> Plan:
 def _shared(config: RunConfig, machine: Machine, inputs: Inputs) -> Part:
     sampler = Sampler(config, machine, inputs)
     stages = []
-    if isinstance(config.pairs, OnPolicyPairs):
+    if isinstance(config.pairs, OnPolicyPairSettings):
         stages.append(sampler.rollouts(FIRST_POOL))
         stages.append(verification(config, asked(config, inputs) * config.rollouts.samples))
     if any(config.for_arm(arm).training.probe_steps for arm in config.arms):
@@ -179,7 +179,7 @@ def _arm(recipe: RunConfig, name: str, machine: Machine, inputs: Inputs) -> Part
     beside = Sampler(config, machine, inputs, trainer.setup)
     steps, every = config.training.steps, config.training.probe_steps
     at_steps = {step for step in (config.evaluation.at_steps if config.evaluation else ()) if step < steps}
-    sampled = trainer.refreshes if isinstance(config.pairs, OnPolicyPairs) else 0
+    sampled = trainer.refreshes if isinstance(config.pairs, OnPolicyPairSettings) else 0
     answers = suites * (1 + len(at_steps)) + sampled * asked(config, inputs) * config.rollouts.samples
     stages = [
         beside.rollouts(REFRESHES).times(sampled),
@@ -199,7 +199,7 @@ def _done(stages: list[Stage]) -> tuple[Stage, ...]:
 
 def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]:
     pool = pool_size(config, inputs)
-    if isinstance(config.pairs, FixedPairs):
+    if isinstance(config.pairs, FixedPairSettings):
         yield f"pool: {pool.pairs:,.0f} pairs of {pool.completions:,.0f} distinct completions, from the data"
     else:
         yield (

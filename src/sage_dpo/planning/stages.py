@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sage_dpo.config import OnPolicyPairs, RunConfig, TransformersEngine
+from sage_dpo.config import OnPolicyPairSettings, RunConfig, TransformersEngineSettings
 from sage_dpo.core.cost import (
     Sequences,
     StageCost,
@@ -154,7 +154,7 @@ class Sampler:
         setup = self.setup or TrainingSetup(
             weight_bytes=self.inputs.weight_bytes, compute_bytes=self.inputs.weight_bytes
         )
-        batch = engine.batch_size if isinstance(engine, TransformersEngine) else _SERVER_BATCH
+        batch = engine.batch_size if isinstance(engine, TransformersEngineSettings) else _SERVER_BATCH
         sequences = Sequences(problems * samples, lengths.prompt, min(lengths.completion, limit))
         rows = min(batch, problems * samples)
         read = _read_bytes(setup)
@@ -183,7 +183,7 @@ class Sampler:
             compute_bytes=setup.compute_bytes,
             logit_bytes=_SAMPLER_LOGIT_BYTES,
         )
-        is_served = is_rollout and not isinstance(engine, TransformersEngine)  # servers launch captured graphs
+        is_served = is_rollout and not isinstance(engine, TransformersEngineSettings)  # servers launch captured graphs
         launch = 0.0 if is_served else LAYER_CALL_S
         in_float32 = setup.compute_bytes == 4
         hours = sum(self.machine.hours(cost, in_float32=in_float32, layer_call_s=launch) for cost in costs)
@@ -261,7 +261,7 @@ class Trainer:
 
     @property
     def _is_on_policy(self) -> bool:
-        return isinstance(self.config.pairs, OnPolicyPairs)
+        return isinstance(self.config.pairs, OnPolicyPairSettings)
 
     @property
     def _estimates_strata(self) -> bool:
@@ -377,7 +377,7 @@ def pool_size(config: RunConfig, inputs: Inputs) -> PoolSize:
     """Return the size of a pool: that of the data, or what is expected of sampling."""
     if inputs.fixed_pool is not None:
         return inputs.fixed_pool
-    assert isinstance(config.pairs, OnPolicyPairs)
+    assert isinstance(config.pairs, OnPolicyPairSettings)
     bound = config.pairs.max_pairs_per_problem
     return expected_pool(asked(config, inputs), config.rollouts.samples, bound=bound, mixed_share=MIXED_SHARE)
 

@@ -12,11 +12,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def build_engine(
-    settings: config.TransformersEngine | config.ServerEngine, *, model: Any, tokenizer: PreTrainedTokenizerBase
-) -> RolloutEngine:
+def build_engine(settings: config.EngineSettings, *, model: Any, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
     """Make the engine that a recipe names. The server engine ignores `model`: the endpoint holds its own."""
-    if isinstance(settings, config.ServerEngine):
+    if isinstance(settings, config.ServerEngineSettings):
         from sage_dpo.rollouts.server import ServerEngine
 
         return ServerEngine(

@@ -30,6 +30,10 @@ class Condition(Section):
     arms: list[str] | None = None
 
 
+ArmKey = Annotated[str, Field(pattern=r"^(selection|pool|training)\.\w+$")]
+"""A setting that an arm can have for itself, as `training.learning_rate`."""
+
+
 class Sweep(Section):
     """One key of some arms, over several values: arm `sage` becomes `sage@0.25`, `sage@0.5`, ...
 
@@ -38,12 +42,21 @@ class Sweep(Section):
         values: numbers.
         arms: which arms are swept; the others stay as they are.
         label: the axis of the plot.
+        linked: further keys that go along, each with one value for each of `values`.
     """
 
-    key: Annotated[str, Field(pattern=r"^(selection|pool|training)\.\w+$")]
+    key: ArmKey
     values: Annotated[list[float], Field(min_length=1)]
     arms: Annotated[list[str], Field(min_length=1)]
     label: str = ""
+    linked: dict[ArmKey, list[float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Sweep:
+        uneven = {key: len(values) for key, values in self.linked.items() if len(values) != len(self.values)}
+        if uneven:
+            raise ValueError(f"linked gives {uneven} values for {len(self.values)} of {self.key}; give as many")
+        return self
 
 
 Analysis = Literal["selection_quality", "gradient_noise", "time_to_quality", "tuning"]

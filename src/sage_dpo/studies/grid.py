@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sage_dpo.config import ArmSettings, FixedPairs, GymProblems, RunConfig, dump_config, load_config, validate
+from sage_dpo.config import (
+    ArmSettings,
+    FixedPairSettings,
+    GymProblemSettings,
+    RunConfig,
+    dump_config,
+    load_config,
+    validate,
+)
 from sage_dpo.errors import ConfigError
 from sage_dpo.studies.config import Condition, StudyConfig, Sweep
 
@@ -86,8 +92,9 @@ def _check_analyses(study: StudyConfig, runs: list[StudyRun]) -> None:
         is_probed = all(run.config.for_arm(arm).training.probe_steps for arm in trained)
         if {"time_to_quality", "tuning"} & set(study.analyses) and not is_probed:
             raise ConfigError(f"study {study.name!r}: time_to_quality and tuning need training.probe_steps > 0")
-        is_gym = isinstance(run.config.problems, GymProblems) and not isinstance(run.config.pairs, FixedPairs)
-        if "selection_quality" in study.analyses and not is_gym:
+        is_gym = isinstance(run.config.problems, GymProblemSettings)
+        is_fixed = isinstance(run.config.pairs, FixedPairSettings)
+        if "selection_quality" in study.analyses and (is_fixed or not is_gym):
             raise ConfigError(f"study {study.name!r}: selection_quality needs gym problems and on-policy pairs")
     if "tuning" in study.analyses and study.sweep is None:
         raise ConfigError(f"study {study.name!r}: tuning needs a sweep")
@@ -127,10 +134,12 @@ def _merged(arm: ArmSettings | None, changes: ArmSettings | None) -> ArmSettings
 
 def _swept(arm: ArmSettings, sweep: Sweep | None, value: float) -> ArmSettings:
     assert sweep is not None
-    section, key = sweep.key.split(".")
-    number = int(value) if float(value).is_integer() and "steps" in key else value
-    merged: Mapping[str, Any] = {**getattr(arm, section), key: number}
-    return arm.model_copy(update={section: dict(merged)})
+    row = sweep.values.index(value)
+    for dotted, number in {sweep.key: value, **{key: values[row] for key, values in sweep.linked.items()}}.items():
+        section, key = dotted.split(".")
+        whole = int(number) if number.is_integer() and "step" in key else number
+        arm = arm.model_copy(update={section: {**getattr(arm, section), key: whole}})
+    return arm
 
 
 def recipe_text(run: StudyRun) -> str:

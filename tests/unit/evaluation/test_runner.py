@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.conftest import make_tiny_model
 
-from sage_dpo.config import RolloutSettings, ServerEngine
+from sage_dpo.config import RolloutSettings, ServerEngineSettings
 from sage_dpo.errors import DataError
 from sage_dpo.evaluation import BENCHMARKS, GradedCompletion, evaluate_policy, evaluate_suite
 from sage_dpo.evaluation.runner import suite_sampling, weights_sha256
@@ -171,7 +171,7 @@ def test_weights_hash_sees_every_value_and_dtype(tiny_model: Any) -> None:
 
 def test_served_engine_of_the_recipe_is_not_asked(tiny_model: Any, tiny_tokenizer: Any) -> None:
     """It may hold other weights than the policy under test."""
-    rollouts = RolloutSettings(engine=ServerEngine(kind="server", base_url="http://127.0.0.1:9", model="m"))
+    rollouts = RolloutSettings(engine=ServerEngineSettings(kind="server", base_url="http://127.0.0.1:9", model="m"))
     expected = evaluate(tiny_model, tiny_tokenizer, LastWordGrader())
     served = evaluate(tiny_model, tiny_tokenizer, LastWordGrader(), rollouts=rollouts)
     assert [suite.completions for suite in served.suites.values()] == [

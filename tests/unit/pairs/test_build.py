@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_dpo.config import OnPolicyPairs
+from sage_dpo.config import OnPolicyPairSettings
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs import PairBuild, build_pairs
 from sage_dpo.pairs.build import flip
@@ -45,7 +45,7 @@ def build(rows: dict[str, str], *, bound: int = 100, edit: Any = None, **argumen
         verdicts += judged
     if edit:
         completions = [edit(completion) for completion in completions]
-    settings = OnPolicyPairs(max_pairs_per_problem=bound, **arguments.pop("settings", {}))
+    settings = OnPolicyPairSettings(max_pairs_per_problem=bound, **arguments.pop("settings", {}))
     defaults = {"seed": 0, "policy_version": 0, "max_length": None, "eos_token_id": EOS}
     return build_pairs(problems, completions, verdicts, settings=settings, **{**defaults, **arguments})
 
@@ -252,7 +252,7 @@ def test_inconsistent_records_are_refused() -> None:
     problems = [Problem("a", "x", "1")]
     completions, verdicts = graded("a", "cw")
     arguments: dict[str, Any] = {
-        "settings": OnPolicyPairs(), "seed": 0, "policy_version": 0, "max_length": None, "eos_token_id": EOS,
+        "settings": OnPolicyPairSettings(), "seed": 0, "policy_version": 0, "max_length": None, "eos_token_id": EOS,
     }  # fmt: skip
     with pytest.raises(DataError, match=r"\('a', 1\) has no verdict"):
         build_pairs(problems, completions, verdicts[:1], **arguments)

@@ -75,7 +75,7 @@ def _config(arms: Sequence[str], steps: int) -> RunConfig:
             "seed": 7,
             "problems": {"kind": "gym", "count": PROBLEMS},
             "pool": {"refresh_steps": steps},
-            "training": {"steps": REFRESHES * steps, "candidates_per_step": CANDIDATES, "learning_rate": 1e-4},
+            "training": {"steps": REFRESHES * steps, "pairs_per_step": CANDIDATES // 2, "learning_rate": 1e-4},
             "arms": {
                 arm: {"train": False}
                 if arm == "vanilla"

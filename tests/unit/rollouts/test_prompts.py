@@ -76,11 +76,11 @@ def test_sampling_parameters_come_from_the_recipe() -> None:
 
 
 def test_recipe_names_the_engine(tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = build_engine(config.TransformersEngine(batch_size=5), model=tiny_model, tokenizer=tiny_tokenizer)
+    local = build_engine(config.TransformersEngineSettings(batch_size=5), model=tiny_model, tokenizer=tiny_tokenizer)
     assert isinstance(local, TransformersEngine)
     assert local.batch_size == 5
     monkeypatch.setenv("MY_KEY", "secret")
-    settings = config.ServerEngine(kind="server", base_url="http://h:1/", model="m", api_key_env="MY_KEY")
+    settings = config.ServerEngineSettings(kind="server", base_url="http://h:1/", model="m", api_key_env="MY_KEY")
     remote = build_engine(settings, model=None, tokenizer=tiny_tokenizer)
     assert isinstance(remote, ServerEngine)
     assert remote.url == "http://h:1/v1/completions"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sage_dpo.config import load_config, validate
+from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.studies.config import StudyConfig, load_study
 from sage_dpo.studies.grid import StudyRun, expand, recipe_text
@@ -73,8 +74,25 @@ def test_a_swept_arm_becomes_one_arm_a_value(recipe: Path) -> None:
 def test_small_and_whole_numbers_are_swept_too(recipe: Path) -> None:
     (rates,) = grid(recipe, sweep={"key": "training.learning_rate", "values": [2.5e-5], "arms": ["sage"]})
     assert rates.config.for_arm("sage@2.5e-05").training.learning_rate == 2.5e-5
-    (steps,) = grid(recipe, sweep={"key": "training.candidates_per_step", "values": [0x20], "arms": ["sage"]})
-    assert steps.config.for_arm("sage@32").training.candidates_per_step == 32
+    (steps,) = grid(recipe, sweep={"key": "training.pairs_per_step", "values": [0x20], "arms": ["sage"]})
+    assert steps.config.for_arm("sage@32").training.pairs_per_step == 32
+
+
+def test_linked_keys_go_along_with_the_swept_one(recipe: Path) -> None:
+    sweep = {"key": "selection.keep_ratio", "values": [0.25, 0.5], "arms": ["sage"]}
+    (run,) = grid(recipe, sweep={**sweep, "linked": {"training.pairs_per_step": [16, 32]}})
+    arms = [run.config.for_arm(f"sage@{value}") for value in ("0.25", "0.5")]
+    assert [(arm.selection.keep_ratio, arm.training.pairs_per_step) for arm in arms] == [(0.25, 16), (0.5, 32)]
+    with pytest.raises(ConfigError, match=r"'training.pairs_per_step': 1\} values for 2 of"):
+        grid(recipe, sweep={**sweep, "linked": {"training.pairs_per_step": [16]}})
+
+
+def test_the_study_of_the_keep_ratio_offers_every_arm_as_many_candidates() -> None:
+    path = STUDIES[0].with_name("study-keep-ratio.yaml")
+    for run in expand(load_study(path), path.with_name(load_study(path).recipe)):
+        arms = [run.config.for_arm(arm) for arm in run.arms]
+        offered = [candidate_count(arm.training.pairs_per_step, arm.selection.keep_ratio) for arm in arms]
+        assert offered == [60, 64, 64, 64, 64]
 
 
 def test_arms_are_added_changed_and_removed(recipe: Path) -> None:
