@@ -1,6 +1,7 @@
 # make quickstart   train four arms on the gym and compare them
 # make results      the main table, small: three seeds, about a quarter of an hour on two cores
 # make test         every test, in the same environment
+# make test-fast    the tests that are not marked slow: single parts, contracts, invariants
 # make lint         ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart results test lint install clean
+.PHONY: quickstart results test test-fast lint install clean
 
 quickstart: $(STAMP)
 	$(BIN)/sage-dpo run recipes/quickstart.yaml
@@ -18,6 +19,9 @@ results: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests examples benchmarks

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.completions_server import CompletionsServer
-from tests.conftest import make_tiny_model
+from tests.support.completions_server import CompletionsServer
+from tests.support.tiny import make_tiny_model
 
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.records import FinishReason, Problem

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import make_tiny_model
+from tests.support.tiny import make_tiny_model
 
 from sage_dpo.records import Problem
 from sage_dpo.rollouts import SamplingParams, build_prompts

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_tiny_model
-from tests.unit.forward import test_prefix_sharing
-from tests.unit.forward.test_scorer import make_completions
+from tests.support.completions import make_completions, make_shared_completions, tokens_run
+from tests.support.tiny import make_tiny_model
 
 from sage_dpo.forward import score_completions
 from sage_dpo.forward.packing import supports_packing
@@ -33,10 +32,10 @@ def test_scores_are_those_of_the_cpu(attention: str, dtype: torch.dtype, toleran
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-2)])
 def test_scores_with_shared_prompts_are_those_of_the_cpu(dtype: torch.dtype, tolerance: float) -> None:
-    completions = test_prefix_sharing.make_completions(prompts=12, longest=40)
+    completions = make_shared_completions(prompts=12, longest=40)
     expected = score_completions(make_tiny_model(), completions, token_budget=1)
     model = make_tiny_model().to("cuda", dtype)
-    assert sum(test_prefix_sharing.tokens_run(completions, 1000, model)) < expected.tokens
+    assert sum(tokens_run(completions, 1000, model)) < expected.tokens
     found = score_completions(model, completions, token_budget=1000, device="cuda")
     np.testing.assert_allclose(found.logps, expected.logps, rtol=tolerance)
     np.testing.assert_allclose(found.informativeness, expected.informativeness, rtol=tolerance)

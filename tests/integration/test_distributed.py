@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_tiny_model, make_tiny_tokenizer
+from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def launch(processes: int, policy: Path, folder: Path, **options) -> dict:
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}",
-        "-m", "tests.integration.distributed_worker", str(policy), str(folder), json.dumps(options),
+        "-m", "tests.support.distributed_worker", str(policy), str(folder), json.dumps(options),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     environment["ACCELERATE_USE_CPU"] = "true"

@@ -12,12 +12,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tests.conftest import make_tiny_model, make_tiny_tokenizer
-from tests.flash import FlashAttention, uses_flash_attention
+from tests.support.flash import FlashAttention, uses_flash_attention
+from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
+from tests.support.training import losses, make_arguments, make_preferences
 from transformers import Qwen2ForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from sage_dpo import SAGEConfig, SAGETrainer
+from sage_dpo import SAGETrainer
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
 from sage_dpo.forward import as_completions, score_completions
@@ -35,38 +36,6 @@ def policy_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-def words(rng: random.Random, low: int = 3, high: int = 15) -> str:
-    return " ".join(str(rng.randrange(30)) for _ in range(rng.randint(low, high)))
-
-
-def make_preferences(count: int = 40, seed: int = 0, **extra) -> Dataset:
-    rng = random.Random(seed)
-    message = lambda role: [{"role": role, "content": words(rng)}]  # noqa: E731
-    rows = [
-        {"prompt": message("user"), "chosen": message("assistant"), "rejected": message("assistant")} | extra
-        for _ in range(count)
-    ]
-    return Dataset.from_list(rows)
-
-
-def make_arguments(folder: Path, **changes) -> SAGEConfig:
-    values = {
-        "output_dir": str(folder),
-        "max_steps": 6,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "report_to": [],
-        "logging_steps": 1,
-        "save_steps": 3,
-        "disable_tqdm": True,
-    }
-    return SAGEConfig(**{**values, **changes})
-
-
 def make_trainer(policy: str, folder: Path, data: Dataset | None = None, *, lora=False, source=None, **changes):
     return SAGETrainer(
         policy,
@@ -76,10 +45,6 @@ def make_trainer(policy: str, folder: Path, data: Dataset | None = None, *, lora
         peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
         pair_source=source,
     )
-
-
-def losses(trainer) -> list[tuple[float, float]]:
-    return [(row["loss"], row["grad_norm"]) for row in trainer.state.log_history if "loss" in row]
 
 
 def assert_equal_weights(first, second) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import make_tiny_model
+from tests.support.tiny import make_tiny_model
 
 from sage_dpo.config import RolloutSettings, ServerEngineSettings
 from sage_dpo.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from tests.conftest import make_tiny_model
+from tests.support.tiny import make_tiny_model
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
 from sage_dpo.core.utility import token_informativeness

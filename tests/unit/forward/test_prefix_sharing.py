@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
-from tests.conftest import make_tiny_model
-from tests.flash import FlashAttention, uses_flash_attention
-from tests.unit.forward.test_packing import WITH_WINDOWS, make_small
-from tests.unit.forward.test_scorer import score_one
+from tests.support.completions import make_shared_completions, score_one, tokens_run
+from tests.support.flash import FlashAttention, uses_flash_attention
+from tests.support.small_models import WITH_WINDOWS, make_small
+from tests.support.tiny import make_tiny_model
 
 from sage_dpo.forward import TokenizedCompletion, prefix_sharing, score_completions
 from sage_dpo.forward.packing import PACKED_MODELS, has_windows
@@ -33,18 +33,6 @@ def flash(monkeypatch):
 @pytest.fixture(autouse=True)
 def shares_short_prompts(monkeypatch):
     monkeypatch.setitem(prefix_sharing.LEAST_PER_PART, "cpu", 0)
-
-
-def make_completions(prompts: int = 4, longest: int = 16, seed: int = 0) -> list[TokenizedCompletion]:
-    """Up to four completions of each prompt, in no order."""
-    rng = np.random.default_rng(seed)
-    draw = lambda low, high: tuple(rng.integers(3, 32, rng.integers(low, high)).tolist())  # noqa: E731
-    rows = [
-        TokenizedCompletion(prompt, draw(1, longest))
-        for prompt in (draw(6, 14) for _ in range(prompts))
-        for _ in range(rng.integers(1, 5))
-    ]
-    return [rows[i] for i in rng.permutation(len(rows))]
 
 
 def shared_length(completions) -> int:
@@ -98,7 +86,7 @@ def test_arguments_by_hand(flash):
 @pytest.mark.parametrize("token_budget", [1, 40, 100_000])
 def test_scores_are_those_of_single_sequences(token_budget, masked, monkeypatch):
     monkeypatch.setattr(prefix_sharing, "_MASKED", masked)
-    model, completions = make_tiny_model(), make_completions(longest=30)
+    model, completions = make_tiny_model(), make_shared_completions(longest=30)
     scores = score_completions(model, completions, token_budget=token_budget)
     expected = np.array([score_one(model, c) for c in completions])
     np.testing.assert_allclose(scores.logps, expected[:, 0], rtol=1e-4)
@@ -107,7 +95,7 @@ def test_scores_are_those_of_single_sequences(token_budget, masked, monkeypatch)
 
 
 def test_prompts_are_run_once_within_the_budget():
-    completions = make_completions(longest=30)
+    completions = make_shared_completions(longest=30)
     apart = sum(map(len, completions))
     assert tokens_run(completions, token_budget=100_000) == [shared_length(completions)]
     assert shared_length(completions) < 0.8 * apart
@@ -117,20 +105,10 @@ def test_prompts_are_run_once_within_the_budget():
     assert max(some) <= 60
 
 
-def tokens_run(completions, token_budget, model=None) -> list[int]:
-    """Tokens of every forward pass."""
-    model = model or make_tiny_model()
-    counts = []
-    handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].numel()))
-    score_completions(model, completions, token_budget=token_budget, device=model.device)
-    handle.remove()
-    return counts
-
-
 @pytest.mark.parametrize("attention", ["flash_attention_2", "sdpa"])
 @pytest.mark.parametrize("model_type", sorted(PACKED_MODELS))
 def test_every_listed_model_shares_prompts(model_type, attention, flash):
-    model, completions = make_small(model_type, "eager"), make_completions()
+    model, completions = make_small(model_type, "eager"), make_shared_completions()
     expected = score_completions(model, completions, token_budget=1).logps
     model.config._attn_implementation = attention
     assert has_windows(model.config) is (model_type in WITH_WINDOWS)
@@ -154,7 +132,7 @@ def test_attention_without_parts_is_what_it_was():
     ids = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        score_completions(model, make_completions(), token_budget=1000)
+        score_completions(model, make_shared_completions(), token_budget=1000)
         torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=0)
 
 
@@ -176,7 +154,7 @@ def test_which_models_share_prompts():
 
 def test_adapters_count_and_autocast_holds():
     model = get_peft_model(make_tiny_model(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
-    completions = make_completions()
+    completions = make_shared_completions()
     alone = score_completions(model, completions, token_budget=1)
     shared = score_completions(model, completions, token_budget=1000)
     assert tokens_run(completions, 1000, model) == [shared_length(completions)]
@@ -199,7 +177,7 @@ def test_an_adapter_that_begins_within_a_row_shares_nothing():
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
 def test_the_loss_of_a_router_finds_a_mask_of_its_tokens(model_type):
-    model, completions = make_small(model_type, "eager"), make_completions()
+    model, completions = make_small(model_type, "eager"), make_shared_completions()
     expected = score_completions(model, completions, token_budget=1).logps
     model.config._attn_implementation, model.config.output_router_logits = "sdpa", True
     assert tokens_run(completions, 10_000, model) == [shared_length(completions)]
@@ -217,7 +195,7 @@ def test_attention_that_does_not_listen_fails_instead_of_seeing_everything(monke
     deaf.knows_parts = True  # it says so
     monkeypatch.setitem(prefix_sharing.ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", deaf)
     with pytest.raises(RuntimeError, match="size of tensor"):
-        score_completions(model, make_completions(), token_budget=1000)
+        score_completions(model, make_shared_completions(), token_budget=1000)
 
 
 def test_what_a_backward_pass_keeps_grows_with_the_length_not_its_square():

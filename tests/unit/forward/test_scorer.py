@@ -5,29 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.support.completions import make_completions, score_one
 
-from sage_dpo.forward import TokenizedCompletion, as_completions, padding_ratio, score_completions, token_budget_batches
+from sage_dpo.forward import as_completions, padding_ratio, score_completions, token_budget_batches
 from sage_dpo.forward.head import token_statistics
-
-
-def make_completions(count: int, seed: int = 0) -> list[TokenizedCompletion]:
-    rng = np.random.default_rng(seed)
-    draw = lambda low, high: tuple(rng.integers(5, 60, size=rng.integers(low, high)).tolist())  # noqa: E731
-    return [TokenizedCompletion(draw(1, 20), draw(1, 40)) for _ in range(count)]
-
-
-def score_one(model, completion):
-    """Log-probability and informativeness by definition, one sequence, no padding, all logits."""
-    ids = torch.tensor([completion.prompt_ids + completion.completion_ids])
-    with torch.no_grad():
-        probabilities = model(input_ids=ids).logits[0].double().softmax(-1)
-    logp, informativeness = 0.0, 0.0
-    for position in range(len(completion.prompt_ids), ids.shape[1]):
-        p = probabilities[position - 1]
-        target = int(ids[0, position])
-        logp += float(p[target].log())
-        informativeness += 1 - 2 * float(p[target]) + float((p**2).sum())
-    return logp, informativeness
 
 
 @pytest.mark.parametrize("token_budget", [1, 64, 100_000])

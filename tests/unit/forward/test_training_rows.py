@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.conftest import make_tiny_model
-from tests.flash import FlashAttention, uses_flash_attention
+from tests.support.flash import FlashAttention, uses_flash_attention
+from tests.support.tiny import make_tiny_model
 from trl.trainer.utils import add_fused_lm_head
 
 from sage_dpo.forward import prefix_sharing, training_rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
-from tests.conftest import make_tiny_model, make_tiny_tokenizer
+from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
 from trl import DPOConfig, DPOTrainer
 
 from sage_dpo.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.conftest import make_tiny_tokenizer
+from tests.support.tiny import make_tiny_tokenizer
 
 from sage_dpo import config
 from sage_dpo.errors import ConfigError

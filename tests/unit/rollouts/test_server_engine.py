@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from tests.completions_server import CompletionsServer
+from tests.support.completions_server import CompletionsServer
 
 from sage_dpo.errors import RolloutError
 from sage_dpo.records import FinishReason, Problem

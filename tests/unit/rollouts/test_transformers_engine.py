@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import make_tiny_model, make_tiny_tokenizer
+from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import GenerationConfig
 

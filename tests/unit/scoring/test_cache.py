@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_tiny_model
-from tests.unit.forward.test_scorer import make_completions
+from tests.support.completions import make_completions
+from tests.support.tiny import make_tiny_model
 
 from sage_dpo.forward import TokenizedCompletion
 from sage_dpo.scoring import ReferenceCache, model_fingerprint

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.studies.conftest import outcome
+from tests.support.outcomes import outcome
 
 from sage_dpo.config import validate
 from sage_dpo.gym.arithmetic import Distractor, Operation, Step, Story

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.studies.conftest import outcome
+from tests.support.outcomes import outcome
 
 from sage_dpo.config import validate
 from sage_dpo.errors import ConfigError

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
-from tests.conftest import make_tiny_tokenizer
-from tests.integration.test_trainer import losses, make_arguments, make_preferences
+from tests.support.tiny import make_tiny_tokenizer
+from tests.support.training import losses, make_arguments, make_preferences
 
 from sage_dpo import SAGETrainer
 from sage_dpo.training.candidates import read_candidates
