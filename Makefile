@@ -15,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/sage-dpo run recipes/quickstart.yaml
 
 results: $(STAMP)
-	$(BIN)/sage-dpo study recipes/study-results.yaml --workers 2 --json results/small.json
+	$(BIN)/sage-dpo study recipes/studies/results.yaml --workers 2 --json results/small.json
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

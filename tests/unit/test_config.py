@@ -11,7 +11,7 @@ from sage_dpo.config import RunConfig, SelectorSettings, dump_config, load_confi
 from sage_dpo.errors import ConfigError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("study-*.yaml")))
+RECIPES = sorted(FOLDER.glob("*.yaml"))
 BASE = {"name": "test", "problems": {"kind": "gym", "count": 8}}
 
 

@@ -14,7 +14,7 @@ from sage_dpo.errors import ConfigError
 from sage_dpo.studies.config import StudyConfig, load_study
 from sage_dpo.studies.grid import StudyRun, expand, recipe_text
 
-STUDIES = sorted((Path(__file__).parents[3] / "recipes").glob("study-*.yaml"))
+STUDIES = sorted((Path(__file__).parents[3] / "recipes" / "studies").glob("*.yaml"))
 RECIPE = {
     "problems": {"kind": "gym", "count": 24},
     "training": {"steps": 4, "learning_rate": 1e-4},
@@ -88,7 +88,7 @@ def test_linked_keys_go_along_with_the_swept_one(recipe: Path) -> None:
 
 
 def test_the_study_of_the_keep_ratio_offers_every_arm_as_many_candidates() -> None:
-    path = STUDIES[0].with_name("study-keep-ratio.yaml")
+    path = STUDIES[0].with_name("keep-ratio.yaml")
     for run in expand(load_study(path), path.with_name(load_study(path).recipe)):
         arms = [run.config.for_arm(arm) for arm in run.arms]
         offered = [candidate_count(arm.training.pairs_per_step, arm.selection.keep_ratio) for arm in arms]
