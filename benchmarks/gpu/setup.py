@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
-from sage_dpo.core.cost import ModelShape, Sequences, inference_flops
 from sage_dpo.forward import TokenizedCompletion
+from sage_dpo.planning.cost import Sequences, inference_flops
+from sage_dpo.planning.shape import ModelShape
 
 QWEN2_1_5B = {
     "vocab_size": 151_936,

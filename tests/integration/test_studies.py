@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from sage_dpo.cli import app
 from sage_dpo.config import RunConfig, validate
-from sage_dpo.core.cost import policy_flops
+from sage_dpo.core.flops import policy_flops
 from sage_dpo.pipeline.on_policy import read_info
 from sage_dpo.pipeline.run import run
 from sage_dpo.records import PairScore

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sage_dpo.config import RunConfig
-from sage_dpo.core.cost import policy_flops
+from sage_dpo.core.flops import policy_flops
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
 from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path

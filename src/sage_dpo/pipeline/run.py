@@ -24,7 +24,7 @@ from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import FixedPairSettings, RunConfig, dump_config
-from sage_dpo.core.cost import forward_flops
+from sage_dpo.core.flops import forward_flops
 from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
 from sage_dpo.errors import ConfigError, RunFolderError
 from sage_dpo.evaluation import EvaluationResult, evaluate_policy

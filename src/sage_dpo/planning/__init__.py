@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sage_dpo.planning.inputs import Given
+from sage_dpo.planning.given import Given
+from sage_dpo.planning.hardware import find_machine
 from sage_dpo.planning.measured import read_measured
-from sage_dpo.planning.plan import Plan, find_machine, plan_recipe
+from sage_dpo.planning.plan import Plan, plan_recipe
 
 __all__ = ["Given", "Plan", "find_machine", "plan_recipe", "read_measured"]

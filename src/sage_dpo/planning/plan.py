@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sage_dpo.config import FixedPairSettings, OnPolicyPairSettings, RunConfig
-from sage_dpo.core.hardware import LAYER_CALL_S, Gpu, find_gpu
-from sage_dpo.errors import ConfigError
-from sage_dpo.planning.inputs import Given, Inputs, gather_inputs
+from sage_dpo.planning.given import Given
+from sage_dpo.planning.hardware import LAYER_CALL_S, Machine
+from sage_dpo.planning.inputs import Inputs, gather_inputs
+from sage_dpo.planning.sampling import Sampler, untrained_setup
 from sage_dpo.planning.stages import (
     FIRST_POOL,
     MIXED_SHARE,
@@ -22,21 +23,18 @@ from sage_dpo.planning.stages import (
     SCORING,
     TRAINING,
     VERIFICATION_CPU_S,
-    Machine,
-    Sampler,
     Stage,
-    asked,
-    make_trainer,
     padding,
     pool_size,
+    sampled_problems,
     verification,
 )
+from sage_dpo.planning.training import arm_training
 
 SHARED = "first pool"
 """Name of the part that all arms share, beside the arms' own names."""
 POOL_PAIRS, CANDIDATES, TRAINED, REFRESH_COUNT = "pairs of a pool", "candidate pairs", "trained pairs", "refreshes"
 
-_DEFAULT_GPU = "H100-SXM"
 _SCORING_KNOBS = "lower training.score_token_budget, or train adapters (policy.lora)"
 _KNOBS = {
     TRAINING: "lower training.microbatch_size or training.max_length, set training.trainer.gradient_checkpointing, or "
@@ -50,7 +48,7 @@ _SAMPLING_KNOBS = (
 
 
 @dataclass(frozen=True)
-class Part:
+class PlanPart:
     """What all arms share, or one arm: its stages, and counts of pairs and refreshes."""
 
     name: str
@@ -78,62 +76,18 @@ class Plan:
 
     name: str
     machine: str
-    parts: tuple[Part, ...]
+    parts: tuple[PlanPart, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
-    def part(self, name: str) -> Part:
-        return next(part for part in self.parts if part.name == name)
-
     @property
     def total(self) -> Stage:
-        return Part("total", tuple(part.total for part in self.parts)).total
+        return PlanPart("total", tuple(part.total for part in self.parts)).total
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, with the totals."""
         parts = [{**asdict(part), "total": asdict(part.total)} for part in self.parts]
         return {**asdict(self), "parts": parts, "total": asdict(self.total)}
-
-
-def find_machine(
-    name: str | None,
-    *,
-    count: int = 1,
-    utilization: float = 0.4,
-    tflops: float | None = None,
-    memory_gb: float | None = None,
-    bandwidth_gbs: float | None = None,
-) -> Machine:
-    """Return a machine by the name of its GPU, by its numbers, or by its name with some numbers replaced.
-
-    Args:
-        name: of `core.hardware.GPUS`; `None` is an H100 unless all three numbers are given.
-        count: GPUs.
-        utilization: fraction of the peak that is reached.
-        tflops: dense peak, in the precision computed in: it replaces that of bfloat16 and that of float32.
-        memory_gb, bandwidth_gbs: of one GPU, 1e9 bytes (a second).
-
-    Raises:
-        ConfigError: unknown name (all known ones are listed), or a number out of range.
-    """
-    if name is None and tflops is not None and memory_gb is not None and bandwidth_gbs is not None:
-        return Machine(Gpu("GPU as given", tflops, tflops, memory_gb, bandwidth_gbs), count, utilization)
-    if name is None and (tflops, memory_gb, bandwidth_gbs) != (None, None, None):
-        raise ConfigError(
-            "a machine without a name needs all of --tflops, --memory-gb and --bandwidth-gbs, or add --gpu"
-        )
-    gpu = find_gpu(name or _DEFAULT_GPU)
-    return Machine(
-        Gpu(
-            gpu.name,
-            gpu.tflops if tflops is None else tflops,
-            gpu.float32_tflops if tflops is None else tflops,
-            gpu.memory_gb if memory_gb is None else memory_gb,
-            gpu.bandwidth_gbs if bandwidth_gbs is None else bandwidth_gbs,
-        ),
-        count,
-        utilization,
-    )
 
 
 def plan_recipe(config: RunConfig, machine: Machine, given: Given | None = None) -> Plan:
@@ -148,48 +102,51 @@ def plan_recipe(config: RunConfig, machine: Machine, given: Given | None = None)
 def make_plan(config: RunConfig, machine: Machine, inputs: Inputs) -> Plan:
     """Return the plan of a recipe whose inputs are known. Arithmetic only; errors as for `plan_recipe`."""
     parts = (_shared(config, machine, inputs), *(_arm(config, arm, machine, inputs) for arm in config.arms))
-    gpu = machine.gpu
     return Plan(
         name=config.name,
-        machine=f"{machine.count} x {gpu.name} ({gpu.tflops:g} TFLOP/s, {gpu.memory_gb:g} GB, {gpu.bandwidth_gbs:g} "
-        f"GB/s), {100 * machine.utilization:g} % of the peak reached",
+        machine=str(machine),
         parts=parts,
         notes=(*inputs.notes, *_notes(config, machine, inputs)),
         warnings=tuple(_warnings(parts, machine)),
     )
 
 
-def _shared(config: RunConfig, machine: Machine, inputs: Inputs) -> Part:
-    sampler = Sampler(config, machine, inputs)
+def _shared(config: RunConfig, machine: Machine, inputs: Inputs) -> PlanPart:
+    sampler = Sampler(config, machine, inputs, untrained_setup(inputs))
     stages = []
     if isinstance(config.pairs, OnPolicyPairSettings):
         stages.append(sampler.rollouts(FIRST_POOL))
-        stages.append(verification(config, asked(config, inputs) * config.rollouts.samples))
+        stages.append(verification(config, sampled_problems(config, inputs) * config.rollouts.samples))
     if any(config.for_arm(arm).training.probe_steps for arm in config.arms):
         stages.append(sampler.probe())
-    return Part(SHARED, tuple(stages), {POOL_PAIRS: pool_size(config, inputs).pairs})
+    return PlanPart(SHARED, tuple(stages), {POOL_PAIRS: pool_size(config, inputs).pairs})
 
 
-def _arm(recipe: RunConfig, name: str, machine: Machine, inputs: Inputs) -> Part:
-    config, alone = recipe.for_arm(name), Sampler(recipe, machine, inputs)
+def _arm(recipe: RunConfig, name: str, machine: Machine, inputs: Inputs) -> PlanPart:
+    alone = Sampler(recipe, machine, inputs, untrained_setup(inputs))
     suites = sum(suite.problems * suite.samples for suite in inputs.suites.values())
     if not recipe.arms[name].train:
-        return Part(name, _done([verification(config, suites), alone.evaluation()]))
-    trainer = make_trainer(config, machine, inputs)
-    beside = Sampler(config, machine, inputs, trainer.setup)
+        return PlanPart(name, _done([verification(recipe, suites), alone.evaluation()]))
+    config = recipe.for_arm(name)
+    training = arm_training(config, machine, inputs)
+    beside = Sampler(config, machine, inputs, training.setup)
     steps, every = config.training.steps, config.training.probe_steps
     at_steps = {step for step in (config.evaluation.at_steps if config.evaluation else ()) if step < steps}
-    sampled = trainer.refreshes if isinstance(config.pairs, OnPolicyPairSettings) else 0
-    answers = suites * (1 + len(at_steps)) + sampled * asked(config, inputs) * config.rollouts.samples
+    sampled = training.refreshes if isinstance(config.pairs, OnPolicyPairSettings) else 0
+    answers = suites * (1 + len(at_steps)) + sampled * sampled_problems(config, inputs) * config.rollouts.samples
     stages = [
         beside.rollouts(REFRESHES).times(sampled),
         verification(config, answers),
-        *trainer.stages(),
+        *training.stages(),
         beside.probe().times(-(-steps // every) if every else 0),
         alone.evaluation() + beside.evaluation().times(len(at_steps)) if at_steps else alone.evaluation(),
     ]
-    counts = {CANDIDATES: steps * trainer.candidates, TRAINED: steps * trainer.kept, REFRESH_COUNT: trainer.refreshes}
-    return Part(name, _done(stages), {key: float(count) for key, count in counts.items()})
+    counts = {
+        CANDIDATES: steps * training.candidates,
+        TRAINED: steps * training.kept,
+        REFRESH_COUNT: training.refreshes,
+    }
+    return PlanPart(name, _done(stages), {key: float(count) for key, count in counts.items()})
 
 
 def _done(stages: list[Stage]) -> tuple[Stage, ...]:
@@ -202,9 +159,10 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
     if isinstance(config.pairs, FixedPairSettings):
         yield f"pool: {pool.pairs:,.0f} pairs of {pool.completions:,.0f} distinct completions, from the data"
     else:
+        asked = sampled_problems(config, inputs)
         yield (
-            f"pool: {asked(config, inputs):,} problems, {100 * MIXED_SHARE:g} % of them solved by some samples and not "
-            f"by others (assumed): {pool.pairs:,.0f} pairs of {pool.completions:,.0f} distinct completions"
+            f"pool: {asked:,} problems, {100 * MIXED_SHARE:g} % of them solved by some samples and not by others "
+            f"(assumed): {pool.pairs:,.0f} pairs of {pool.completions:,.0f} distinct completions"
         )
     yield (
         f"assumed as well: padding {padding(config):g}, {100 * OCCUPANCY:.0f} % of a sampled batch's rows running, "
@@ -221,7 +179,7 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
         )
 
 
-def _warnings(parts: tuple[Part, ...], machine: Machine) -> Iterator[str]:
+def _warnings(parts: tuple[PlanPart, ...], machine: Machine) -> Iterator[str]:
     gpu = machine.gpu
     above: dict[tuple[str, str], list[str]] = {}
     for part in parts:

@@ -7,8 +7,8 @@ import torch
 from benchmarks.gpu import scoring, training_step
 from benchmarks.gpu.setup import find_setup, measured_peak, scoring_flops
 
-from sage_dpo.core.cost import Sequences, inference_flops
 from sage_dpo.forward import TokenizedCompletion
+from sage_dpo.planning.cost import Sequences, inference_flops
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="would run the 1.5B model, minutes on a GPU")
 

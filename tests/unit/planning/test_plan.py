@@ -12,11 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sage_dpo.config import PolicySettings, RunConfig, load_config
-from sage_dpo.core.cost import ModelShape, adapter_parameters, layer_activation_bytes
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.planning import Given, find_machine, plan_recipe, read_measured
-from sage_dpo.planning.inputs import Inputs, Lengths, gather_inputs, read_model_shape
-from sage_dpo.planning.plan import Plan, make_plan
+from sage_dpo.planning.inputs import Inputs, gather_inputs, read_model_shape
+from sage_dpo.planning.lengths import Lengths
+from sage_dpo.planning.memory import layer_activation_bytes
+from sage_dpo.planning.plan import Plan, PlanPart, make_plan
+from sage_dpo.planning.shape import ModelShape, adapter_parameters
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
@@ -37,8 +39,12 @@ def plan(overrides: dict[str, Any] | None = None, inputs: Inputs = INPUTS, gpu: 
     return make_plan(recipe(overrides), find_machine(gpu), inputs)
 
 
-def tokens(result: Plan, part: str) -> dict[str, float]:
-    return {stage.name: stage.tokens for stage in result.part(part).stages}
+def part(result: Plan, name: str) -> PlanPart:
+    return next(part for part in result.parts if part.name == name)
+
+
+def tokens(result: Plan, name: str) -> dict[str, float]:
+    return {stage.name: stage.tokens for stage in part(result, name).stages}
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------
@@ -47,7 +53,7 @@ def tokens(result: Plan, part: str) -> dict[str, float]:
 def test_steps_times_candidates_and_the_kept_share_of_them() -> None:
     result = plan()
     for arm, gamma in (("dpo_full", 1.0), ("dpo_random", 0.5), ("sage", 0.5)):
-        counts = result.part(arm).counts
+        counts = part(result, arm).counts
         assert counts["candidate pairs"] == 60 * 64
         assert counts["trained pairs"] == gamma * 60 * 64
         assert tokens(result, arm)["training"] == gamma * 60 * 64 * 2 * (40 + 20)
@@ -56,7 +62,7 @@ def test_steps_times_candidates_and_the_kept_share_of_them() -> None:
 @pytest.mark.parametrize(("steps", "every", "refreshes"), [(60, 20, 2), (61, 20, 3), (20, 20, 0), (60, 0, 0)])
 def test_there_is_no_refresh_after_the_last_step(steps: int, every: int, refreshes: int) -> None:
     result = plan({"training.steps": steps, "pool.refresh_steps": every})
-    assert result.part("sage").counts["refreshes"] == refreshes == ((steps - 1) // every if every else 0)
+    assert part(result, "sage").counts["refreshes"] == refreshes == ((steps - 1) // every if every else 0)
     assert tokens(result, "sage").get("rollouts, refreshes", 0.0) == refreshes * 320 * 8 * 20
 
 
@@ -88,7 +94,7 @@ def test_suites_on_the_way_are_sampled_and_graded_as_well() -> None:
 
 def test_the_reference_is_run_once_per_completion() -> None:
     result = plan({"pool.refresh_steps": 0, "training.steps": 1000})
-    pool = result.part("first pool").counts["pairs of a pool"]
+    pool = part(result, "first pool").counts["pairs of a pool"]
     assert pool == 320 * 0.6 * 4
     assert tokens(result, "dpo_full")["reference"] < pool * 2 * 60
     assert tokens(result, "dpo_full")["reference"] == pytest.approx(tokens(result, "sage")["reference"])
@@ -111,7 +117,7 @@ def test_totals_are_sums_and_the_largest_memory() -> None:
 
 def test_several_gpus_share_training_but_not_sampling() -> None:
     one, four = (make_plan(recipe(), find_machine("H100", count=count), INPUTS) for count in (1, 4))
-    hours = [{stage.name: stage.hours for stage in result.part("sage").stages} for result in (one, four)]
+    hours = [{stage.name: stage.hours for stage in part(result, "sage").stages} for result in (one, four)]
     assert hours[1]["training"] == pytest.approx(hours[0]["training"] / 4)
     assert hours[1]["rollouts, refreshes"] == hours[0]["rollouts, refreshes"]
     assert any("sampling is counted on one GPU" in note for note in four.notes)
@@ -119,7 +125,7 @@ def test_several_gpus_share_training_but_not_sampling() -> None:
 
 def test_sequences_that_run_without_padding_save_its_operations() -> None:
     bucketed, packed = (
-        {stage.name: stage.flops for stage in plan({"policy.attn_implementation": kind}).part("sage").stages}
+        {stage.name: stage.flops for stage in part(plan({"policy.attn_implementation": kind}), "sage").stages}
         for kind in ("sdpa", "flash_attention_2")
     )
     assert bucketed["scoring"] == pytest.approx(1.1 * packed["scoring"])
@@ -129,7 +135,7 @@ def test_sequences_that_run_without_padding_save_its_operations() -> None:
 
 def test_checkpointing_takes_time_and_saves_memory() -> None:
     plain, saving = (plan({"training.trainer.gradient_checkpointing": value}) for value in (False, True))
-    before, after = (next(s for s in p.part("sage").stages if s.name == "training") for p in (plain, saving))
+    before, after = (next(s for s in part(p, "sage").stages if s.name == "training") for p in (plain, saving))
     assert after.flops == pytest.approx(before.flops * 4 / 3, rel=0.01)
     assert after.memory_gb < before.memory_gb
 
@@ -140,8 +146,8 @@ def test_fixed_pairs_are_measured_not_sampled() -> None:
     )
     result = plan_recipe(config, find_machine("T4"))
     assert not [part for part in result.parts if any("rollouts" in stage.name for stage in part.stages)]
-    assert result.part("first pool").counts["pairs of a pool"] == 327
-    assert result.part("dpo_full").counts["trained pairs"] == 40 * 64
+    assert part(result, "first pool").counts["pairs of a pool"] == 327
+    assert part(result, "dpo_full").counts["trained pairs"] == 40 * 64
     assert any("measured on 256 of 327" in note for note in result.notes)
 
 
@@ -203,21 +209,7 @@ def test_problems_that_are_not_here_need_a_number_and_a_length(tmp_path: Path) -
     assert tokens(result, "first pool")["verification"] == 800
 
 
-# -- machine and memory ------------------------------------------------------------------------------------------------
-
-
-def test_an_unknown_gpu_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'V100' is not known; known are A100-40GB.*T4"):
-        find_machine("V100")
-
-
-def test_any_machine_by_its_numbers() -> None:
-    machine = find_machine(None, tflops=100, memory_gb=32, bandwidth_gbs=500)
-    assert (machine.gpu.memory_gb, machine.gpu.bandwidth_gbs) == (32, 500)
-    assert find_machine("T4", memory_gb=32).gpu.tflops == 65
-    assert find_machine(None).gpu.name == "H100-SXM"
-    with pytest.raises(ConfigError, match="needs all of"):
-        find_machine(None, tflops=100)
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def big_model(folder: Path, overrides: dict[str, Any], gpu: str) -> Plan:

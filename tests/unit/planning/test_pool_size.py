@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sage_dpo.core.pairing import PoolSize, distinct_completions, distinct_pairs, expected_pool
+from sage_dpo.planning.pool_size import PoolSize, distinct_completions, distinct_pairs, expected_pool
 
 UNSHARED = PoolSize(100, 200)
 

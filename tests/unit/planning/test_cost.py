@@ -6,27 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from sage_dpo.core.cost import (
-    ModelShape,
+from sage_dpo.planning.cost import (
     Sequences,
     StageCost,
-    TrainingSetup,
-    adapter_parameters,
     attention_flops,
-    cast_bytes,
     decode_cost,
-    forward_bytes,
-    forward_flops,
     inference_flops,
     kv_cache_bytes,
-    layer_activation_bytes,
-    policy_flops,
     prefill_cost,
-    resident_bytes,
     step_flops,
-    training_bytes,
-    training_flops,
 )
+from sage_dpo.planning.memory import cast_bytes, forward_bytes, layer_activation_bytes, resident_bytes, training_bytes
+from sage_dpo.planning.shape import ModelShape, TrainingSetup, adapter_parameters
 
 # Head 10 x 4 = 40, body 960. A layer has 480, its projections 2 x 4 x (4 + 2) = 48, so the MLP is 432 / 12 = 36 wide.
 TOY = ModelShape(parameters=1000, layers=2, hidden=4, query_width=4, kv_width=2, vocabulary=10, tied=True)
@@ -35,32 +26,7 @@ HEAD = 2 * 40 * 6  # 21 tokens, 6 of them completion
 LINEAR = 2 * 960 * 21 + HEAD
 ATTENTION = 4 * 2 * 4 * 3 * 7**2 / 2
 MIXED = TrainingSetup(weight_bytes=4, compute_bytes=2)
-
-
-def test_a_forward_pass_costs_two_operations_a_parameter_and_token() -> None:
-    assert forward_flops(10, 1000) == 2 * 10 * 1000
-
-
-def test_a_training_pass_costs_three_forward_passes() -> None:
-    assert training_flops(10, 1000) == 3 * forward_flops(10, 1000)
-
-
-def test_policy_by_hand() -> None:
-    # 2 * 7 * (1 + 20 + 300) + 6 * 7 * 4000 = 4494 + 168,000
-    assert policy_flops(sampled=1, scored=20, reference=300, trained=4000, parameters=7) == 172_494
-
-
-def test_a_policy_that_nothing_was_done_for_is_free() -> None:
-    assert policy_flops(sampled=0, scored=0, reference=0, trained=0, parameters=10**9) == 0
-
-
-def test_forward_passes_cost_the_same_whatever_they_are_for() -> None:
-    none = {"sampled": 0, "scored": 0, "reference": 0, "trained": 0}
-    costs = {policy_flops(**{**none, part: 123}, parameters=5) for part in ("sampled", "scored", "reference")}
-    assert costs == {forward_flops(123, 5)}
-
-
-# -- the predicting functions ------------------------------------------------------------------------------------------
+HALF = TrainingSetup(weight_bytes=2, compute_bytes=2)
 
 
 def test_shape_takes_itself_apart() -> None:
@@ -118,13 +84,13 @@ def test_scoring_all_and_training_a_fraction_costs_one_plus_three_gamma(gamma: f
 
 
 def test_prefill_and_decoding_together_are_one_forward_pass() -> None:
-    prefill = prefill_cost(TOY, prompts=3, prompt=5, weight_bytes=2, batch=4)
-    decode = decode_cost(TOY, THREE, batch=4, longest=2, weight_bytes=2, cache_bytes=2, occupancy=1.0)
+    prefill = prefill_cost(TOY, HALF, prompts=3, prompt=5, batch=4)
+    decode = decode_cost(TOY, HALF, THREE, batch=4, longest=2, occupancy=1.0)
     assert prefill.flops + decode.flops == inference_flops(TOY, THREE)
 
 
 def test_samples_of_a_prompt_share_its_prefill() -> None:
-    once = prefill_cost(TOY, prompts=1, prompt=5, weight_bytes=2, batch=1)
+    once = prefill_cost(TOY, HALF, prompts=1, prompt=5, batch=1)
     assert once.flops == inference_flops(TOY, Sequences(1, 5, 0))
     assert once.bytes_moved == 960 * 2
 
@@ -132,30 +98,33 @@ def test_samples_of_a_prompt_share_its_prefill() -> None:
 def test_decoding_by_hand() -> None:
     # 8 completions of 4 tokens, 4 at a time: 8 steps, each reading 1000 weights of 2 bytes; and for each of 32 tokens a
     # cache of 5 + 4 / 2 tokens x 2 layers x 2 (keys, values) x 2 wide x 2 bytes = 112
-    cost = decode_cost(TOY, Sequences(8, 5, 4), batch=4, longest=4, weight_bytes=2, cache_bytes=2, occupancy=1.0)
+    cost = decode_cost(TOY, HALF, Sequences(8, 5, 4), batch=4, longest=4, occupancy=1.0)
     assert cost.tokens == 32
     assert cost.bytes_moved == 8 * 2000 + 32 * 112
     assert cost.layer_calls == 8 * 2
 
 
 def test_decoding_waits_for_the_longest_completion_and_for_idle_rows() -> None:
-    settings = {"batch": 4, "weight_bytes": 2, "cache_bytes": 2}
-    base = decode_cost(TOY, Sequences(8, 5, 4), longest=4, occupancy=1.0, **settings)
-    tail = decode_cost(TOY, Sequences(8, 5, 4), longest=10, occupancy=1.0, **settings)
-    idle = decode_cost(TOY, Sequences(8, 5, 4), longest=4, occupancy=0.5, **settings)
+    base = decode_cost(TOY, HALF, Sequences(8, 5, 4), batch=4, longest=4, occupancy=1.0)
+    tail = decode_cost(TOY, HALF, Sequences(8, 5, 4), batch=4, longest=10, occupancy=1.0)
+    idle = decode_cost(TOY, HALF, Sequences(8, 5, 4), batch=4, longest=4, occupancy=0.5)
     assert tail.layer_calls - base.layer_calls == (10 - 4) * 2
     assert idle.layer_calls == 2 * base.layer_calls
     assert base.flops == tail.flops == idle.flops
 
 
 def test_nothing_sampled_costs_nothing() -> None:
-    cost = decode_cost(TOY, Sequences(0, 5, 4), batch=4, longest=9, weight_bytes=2, cache_bytes=2, occupancy=1.0)
+    cost = decode_cost(TOY, HALF, Sequences(0, 5, 4), batch=4, longest=9, occupancy=1.0)
     assert cost == StageCost()
 
 
-def test_costs_add_up_and_memory_is_the_larger() -> None:
-    total = StageCost(1, 2, 3, 40, 5) + StageCost(10, 20, 30, 4, 50)
-    assert total == StageCost(11, 22, 33, 40, 55)
+def test_costs_add_up() -> None:
+    assert StageCost(1, 2, 3, 5) + StageCost(10, 20, 30, 50) == StageCost(11, 22, 33, 55)
+
+
+def test_a_weight_that_is_cast_is_moved_three_times() -> None:
+    assert MIXED.read_bytes == 4 + 2 + 2  # read, written in half precision, and read again
+    assert HALF.read_bytes == 2
 
 
 def test_cache_by_hand() -> None:
