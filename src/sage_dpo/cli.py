@@ -83,7 +83,7 @@ def run(
 
 @app.command()
 def study(
-    recipe: Annotated[Path, typer.Argument(help="Study file, see recipes/studies/*.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="Study file, see recipes/studies/.")],
     output: Annotated[Path | None, typer.Option(help="Folder; default runs/studies/<name>.")] = None,
     workers: Annotated[int, typer.Option(help="Runs at a time; each gets a share of the CPU cores.", min=1)] = 1,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated, instead of the study's own.")] = None,

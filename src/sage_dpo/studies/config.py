@@ -119,7 +119,7 @@ def load_study(path: str | Path) -> StudyConfig:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"study {str(path)!r} does not exist; give the path of a YAML file, see recipes/studies/*.yaml")
+        raise ConfigError(f"study {str(path)!r} does not exist; give the path of a YAML file, see recipes/studies/")
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

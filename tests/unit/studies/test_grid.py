@@ -89,7 +89,7 @@ def test_linked_keys_go_along_with_the_swept_one(recipe: Path) -> None:
 
 def test_the_study_of_the_keep_ratio_offers_every_arm_as_many_candidates() -> None:
     path = STUDIES[0].with_name("keep-ratio.yaml")
-    for run in expand(load_study(path), path.with_name(load_study(path).recipe)):
+    for run in expand(load_study(path), path.parent / load_study(path).recipe):
         arms = [run.config.for_arm(arm) for arm in run.arms]
         offered = [candidate_count(arm.training.pairs_per_step, arm.selection.keep_ratio) for arm in arms]
         assert offered == [60, 64, 64, 64, 64]
