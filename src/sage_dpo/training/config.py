@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from trl import DPOConfig
 
-from sage_dpo.config import PoolSettings, SelectorSettings, validate
+from sage_dpo.config import PoolSettings, ScoringSettings, SelectorSettings, validate, with_attributes
 from sage_dpo.errors import ConfigError
 
-_SELECTOR_FIELDS = tuple(SelectorSettings.model_fields)
-_POOL_FIELDS = tuple(PoolSettings.model_fields)
+_Section = TypeVar("_Section", bound=BaseModel)
+_SECTIONS = (SelectorSettings, PoolSettings, ScoringSettings)
+_LISTS = {"schedule_start": list[float] | None, "schedule_end": list[float] | None}
+"""Types that `HfArgumentParser` can read from a command line, in place of tuples."""
 
 
-def _field(settings: type[BaseModel], name: str, help_text: str) -> Any:
-    """A dataclass field with the default that the settings record states."""
-    default = settings.model_fields[name].default
-    return field(default=default, metadata={"help": help_text})
+def _fields(*sections: type[BaseModel]) -> list[tuple[str, Any, Any]]:
+    """Return the sections' settings as fields of a dataclass: name, type, default and help."""
+    settings = [item for section in sections for item in section.model_fields.items()]
+    return [
+        (name, _LISTS.get(name, info.annotation), field(default=info.default, metadata={"help": info.description}))
+        for name, info in settings
+    ]
+
+
+_Settings: Any = make_dataclass("_Settings", _fields(*_SECTIONS))
 
 
 @dataclass
-class SAGEConfig(DPOConfig):
+class SAGEConfig(_Settings, DPOConfig):
     """Arguments of `SAGETrainer`.
 
     `per_device_train_batch_size x gradient_accumulation_steps x processes` pairs are *trained on* per optimizer step,
@@ -37,50 +45,16 @@ class SAGEConfig(DPOConfig):
     `torch_compile=True` compiles the layers of the training step, not the model: accelerate's regional compilation with
     open shapes, unless accelerate's configuration names a dynamo backend of its own. Scoring runs the plain layers.
 
-    Attributes:
-        Fields of `sage_dpo.config.SelectorSettings` and `sage_dpo.config.PoolSettings`, same names, and
-        score_token_budget: padded tokens per forward-only scoring batch and device.
-        score_max_age: optimizer steps for which a completion's score is used again; 0 scores anew at every step.
-        log_candidates: write every candidate's numbers to `output_dir/candidates/*.parquet` (`PairScore` records).
+    `log_candidates` writes every candidate's numbers to `output_dir/candidates/*.parquet` (`PairScore` records).
     """
 
-    selector: str = _field(SelectorSettings, "selector", "all, random, lowest_margin, sage, or a registered name")
-    keep_ratio: float = _field(SelectorSettings, "keep_ratio", "gamma: fraction of the candidates trained on")
-    margin: str = _field(SelectorSettings, "margin", "confidence, implicit or implicit_normalized")
-    margin_temperature: float = _field(SelectorSettings, "margin_temperature", "tau of length-normalized margins")
-    implicit_beta: float | None = _field(SelectorSettings, "implicit_beta", "beta of the implicit margin")
-    damping: float = _field(SelectorSettings, "damping", "lambda of the SAGE utility")
-    length_normalized: bool = _field(SelectorSettings, "length_normalized", "divide by completion length")
-    use_gradient_signal: bool = _field(SelectorSettings, "use_gradient_signal", "off: g = 1")
-    use_curvature: bool = _field(SelectorSettings, "use_curvature", "off: h = 0")
-    use_informativeness: bool = _field(SelectorSettings, "use_informativeness", "off: J = 1")
-    label_noise: float = _field(SelectorSettings, "label_noise", "epsilon: fraction of pairs assumed to be mislabelled")
-    label_confidence: float = _field(SelectorSettings, "label_confidence", "kappa: belief is sigma(kappa m)")
-    cut_temperature: float = _field(SelectorSettings, "cut_temperature", "0: the best; T: drawn, weights S^(1/T)")
-    random_share: float = _field(SelectorSettings, "random_share", "part of the kept places filled at random")
-    boundary_width: float = _field(SelectorSettings, "boundary_width", "drop pairs with a smaller abs(margin)")
-    cut: str = _field(SelectorSettings, "cut", "stratum or global")
-    stratified: bool = _field(PoolSettings, "stratified", "draw candidates by difficulty stratum")
-    easy_min: float = _field(PoolSettings, "easy_min", "success rate from which a problem is easy")
-    hard_max: float = _field(PoolSettings, "hard_max", "success rate below which a problem is hard")
-    schedule_start: list[float] | None = _field(PoolSettings, "schedule_start", "weights (easy, medium, hard)")
-    schedule_end: list[float] | None = _field(PoolSettings, "schedule_end", "weights (easy, medium, hard)")
-    schedule_by: str = _field(PoolSettings, "schedule_by", "progress or competence")
-    competence_start: float = _field(PoolSettings, "competence_start", "competence at which the schedule begins")
-    competence_target: float = _field(PoolSettings, "competence_target", "competence at which it ends")
-    refresh_steps: int = _field(PoolSettings, "refresh_steps", "refresh the pool every so many steps; 0 never")
-    score_token_budget: int = field(default=16384, metadata={"help": "padded tokens per scoring batch"})
-    score_max_age: int = field(default=0, metadata={"help": "use scores again for so many steps; 0: score anew"})
-    log_candidates: bool = field(default=True, metadata={"help": "write every candidate's numbers as Parquet"})
+    log_candidates: bool = field(default=True, metadata={"help": "Write every candidate's numbers as Parquet."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.selector_settings()
         self.pool_settings()
-        if self.score_token_budget < 1:
-            raise ConfigError(f"score_token_budget is {self.score_token_budget}, expected at least 1")
-        if self.score_max_age < 0:
-            raise ConfigError(f"score_max_age is {self.score_max_age}, expected optimizer steps, 0 or more")
+        self._section(ScoringSettings)
         if self.truncation_mode != "keep_start":
             raise ConfigError(
                 f"truncation_mode is {self.truncation_mode!r}, but SAGE never truncates: pairs longer than max_length "
@@ -104,10 +78,16 @@ class SAGEConfig(DPOConfig):
 
     def selector_settings(self) -> SelectorSettings:
         """The selector's settings, validated."""
-        values = {name: getattr(self, name) for name in _SELECTOR_FIELDS}
-        values["implicit_beta"] = self.beta if self.implicit_beta is None else self.implicit_beta
-        return validate(SelectorSettings, values, where="SAGEConfig")
+        beta = self.beta if self.implicit_beta is None else self.implicit_beta
+        return self._section(SelectorSettings, implicit_beta=beta)
 
     def pool_settings(self) -> PoolSettings:
         """The pool's settings, validated."""
-        return validate(PoolSettings, {name: getattr(self, name) for name in _POOL_FIELDS}, where="SAGEConfig")
+        return self._section(PoolSettings)
+
+    def _section(self, section: type[_Section], **changes: Any) -> _Section:
+        values = {name: getattr(self, name) for name in section.model_fields}
+        return validate(section, {**values, **changes}, where="SAGEConfig")
+
+
+SAGEConfig.__doc__ = with_attributes(SAGEConfig.__doc__, *_SECTIONS)

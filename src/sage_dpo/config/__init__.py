@@ -1,0 +1,70 @@
+"""The one configuration path: a recipe (YAML) becomes a validated, frozen `RunConfig`.
+
+Imports neither torch nor transformers, so `sage-dpo run --help` and a typing error in a recipe answer at once.
+Variants (where problems come from, which suites) are tagged unions on `kind`: a key that makes no sense for the
+chosen kind cannot be written. Unknown keys are errors that name the nearest known key.
+
+What this package does not know: the fields of TRL's own trainer arguments. `training.trainer` is handed on to
+`sage_dpo.training.SAGEConfig` as it is, and checked there before any work starts.
+"""
+
+from sage_dpo.config.files import dump_config, load_config, parse_yaml
+from sage_dpo.config.recipe import ArmSettings, RunConfig
+from sage_dpo.config.sampling import (
+    EngineSettings,
+    FileProblemSettings,
+    FixedPairSettings,
+    GymProblemSettings,
+    OnPolicyPairSettings,
+    PairSettings,
+    ProblemSettings,
+    RolloutSettings,
+    ServerEngineSettings,
+    TransformersEngineSettings,
+    VerificationSettings,
+)
+from sage_dpo.config.section import Section, set_dotted, validate, with_attributes
+from sage_dpo.config.selection import PoolSettings, SelectorSettings
+from sage_dpo.config.training import (
+    BenchmarkSuiteSettings,
+    EvaluationSettings,
+    GymSuiteSettings,
+    LoraSettings,
+    PolicySettings,
+    ScoringSettings,
+    SuiteSettings,
+    TrainingSettings,
+)
+
+__all__ = [
+    "ArmSettings",
+    "BenchmarkSuiteSettings",
+    "EngineSettings",
+    "EvaluationSettings",
+    "FileProblemSettings",
+    "FixedPairSettings",
+    "GymProblemSettings",
+    "GymSuiteSettings",
+    "LoraSettings",
+    "OnPolicyPairSettings",
+    "PairSettings",
+    "PolicySettings",
+    "PoolSettings",
+    "ProblemSettings",
+    "RolloutSettings",
+    "RunConfig",
+    "ScoringSettings",
+    "Section",
+    "SelectorSettings",
+    "ServerEngineSettings",
+    "SuiteSettings",
+    "TrainingSettings",
+    "TransformersEngineSettings",
+    "VerificationSettings",
+    "dump_config",
+    "load_config",
+    "parse_yaml",
+    "set_dotted",
+    "validate",
+    "with_attributes",
+]

@@ -1,0 +1,124 @@
+"""Which pairs are candidates at a step, and which of them are trained on. Symbols as in docs/method.md."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sage_dpo.config.section import Section
+
+
+class SelectorSettings(Section):
+    """Which candidate pairs of an optimizer step are trained on."""
+
+    selector: str = Field("sage", description="`all`, `random`, `lowest_margin`, `sage`, or a registered name.")
+    keep_ratio: float = Field(
+        0.5, gt=0.0, le=1.0, description="gamma, the fraction of the candidates that is trained on."
+    )
+    margin: Literal["confidence", "implicit", "implicit_normalized"] = Field(
+        "confidence", description="Margin of a pair: confidence m, implicit u (needs the reference), or u per token."
+    )
+    # Interpretation: the paper does not state tau; per-token log-probabilities of two answers differ by hundredths to
+    # tenths of a nat, so that at tau = 1 every pair has g = 1/2 and h = 1/4 and the utility ranks by J alone.
+    margin_temperature: float = Field(
+        10.0,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="tau, scale of the confidence and the normalized implicit margin.",
+    )
+    implicit_beta: float | None = Field(
+        None, gt=0.0, allow_inf_nan=False, description="beta of the implicit margin; none is the loss's beta."
+    )
+    damping: float = Field(
+        0.01,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="lambda of the SAGE utility. At 0 informativeness cancels and the utility is exp(-margin).",
+    )
+    length_normalized: bool = Field(
+        True, description="Divide log-probabilities (confidence margin) and J by completion length."
+    )
+    use_gradient_signal: bool = Field(True, description="Ablation: off, g = 1.")
+    use_curvature: bool = Field(True, description="Ablation: off, h = 0.")
+    use_informativeness: bool = Field(True, description="Ablation: off, J = 1.")
+    label_noise: float = Field(
+        0.0,
+        ge=0.0,
+        lt=0.5,
+        description="epsilon, the fraction of pairs assumed to have chosen and rejected swapped. Above 0 the gradient "
+        "signal is its expectation under that assumption, so that pairs the policy contradicts most are no longer "
+        "preferred. `sage` only.",
+    )
+    label_confidence: float = Field(
+        3.0,
+        ge=1.0,
+        allow_inf_nan=False,
+        description="kappa, how much surer the policy is of an answer than its margin says; only with label_noise.",
+    )
+    cut_temperature: float = Field(
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="T. Above 0 the kept pairs are drawn without replacement, with probability proportional to "
+        "exp(priority / T), for `sage` S^(1/T); 0 keeps the highest.",
+    )
+    random_share: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Part of the kept places that is filled at random instead of by rank."
+    )
+    boundary_width: float = Field(
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Pairs with abs(margin) below it are dropped before the cut; 0 switches the filter off.",
+    )
+    cut: Literal["stratum", "global"] = Field(
+        "stratum", description="Keep the top fraction within each stratum, or over the whole batch."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SelectorSettings:
+        if self.selector == "all" and self.keep_ratio != 1.0:
+            raise ValueError(f"selector is all with keep_ratio {self.keep_ratio}; set keep_ratio to 1.0")
+        if not self.use_curvature and self.damping == 0:
+            raise ValueError(
+                "damping is 0 with use_curvature off, so the utility g^2 J / (h J + damping) divides by zero; "
+                "set damping > 0 or use_curvature to true"
+            )
+        return self
+
+
+class PoolSettings(Section):
+    """Strata, schedule and refresh of the candidate pool."""
+
+    stratified: bool = Field(True, description="Draw candidates by difficulty stratum; off, the pool is one stratum.")
+    easy_min: float = Field(0.7, gt=0.0, le=1.0, description="Success rate from which a problem is easy.")
+    hard_max: float = Field(
+        0.3, ge=0.0, lt=1.0, description="Success rate below which a problem is hard; between the two it is medium."
+    )
+    schedule_start: tuple[float, float, float] | None = Field(
+        None, description="Weights (easy, medium, hard) at the start; none is proportional to occupancy."
+    )
+    schedule_end: tuple[float, float, float] | None = Field(None, description="The same at the end.")
+    schedule_by: Literal["progress", "competence"] = Field(
+        "progress", description="Position between the two: by training progress or by measured competence."
+    )
+    competence_start: float = Field(0.0, ge=0.0, le=1.0, description="Competence at which the schedule begins.")
+    competence_target: float = Field(1.0, ge=0.0, le=1.0, description="Competence at which the schedule ends.")
+    refresh_steps: int = Field(0, ge=0, description="Refresh the pool every so many optimizer steps; 0 never.")
+
+    @model_validator(mode="after")
+    def _check(self) -> PoolSettings:
+        if self.hard_max > self.easy_min:
+            raise ValueError(f"hard_max is {self.hard_max}, above easy_min {self.easy_min}; lower hard_max")
+        if self.competence_start >= self.competence_target:
+            raise ValueError(
+                f"competence_start is {self.competence_start}, not below competence_target {self.competence_target}"
+            )
+        for name in ("schedule_start", "schedule_end"):
+            weights = getattr(self, name)
+            if weights is None:
+                continue
+            if min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-6:
+                raise ValueError(f"{name} is {weights}, sum {sum(weights):g}; expected non-negative weights of sum 1")
+        return self
