@@ -28,7 +28,7 @@ from sage_dpo.gym.policy import bundled_policy_path
 from sage_dpo.gym.world import generate_problems
 from sage_dpo.pipeline.on_policy import OnPolicySource
 from sage_dpo.pipeline.policies import load_model
-from sage_dpo.pool.source import PoolContents
+from sage_dpo.selection.source import PoolContents
 from sage_dpo.verification import Verifier
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"

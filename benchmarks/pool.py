@@ -31,7 +31,7 @@ from sage_dpo.config import PoolSettings
 from sage_dpo.core.schedule import allocate
 from sage_dpo.core.selection import kept_count, select_top
 from sage_dpo.core.strata import assign_strata
-from sage_dpo.pool.pool import CandidatePool, Draw
+from sage_dpo.selection.pool import CandidatePool, Draw
 
 KEEP_RATIO = 0.5
 SETTINGS = PoolSettings()

@@ -14,7 +14,8 @@ from benchmarks import harness
 from benchmarks.end_to_end import CANDIDATES, Arms
 from benchmarks.harness import Claim, cost_claim
 from sage_dpo import SAGETrainer
-from sage_dpo.scoring import ScoreMemory
+from sage_dpo.selection.score_memory import ScoreMemory
+from sage_dpo.selectors import Candidates
 
 AGES = (2, 5, 10, 20)
 
@@ -26,25 +27,24 @@ class Agreement:
         self.shares: list[float] = []
 
     def watch(self, trainer: SAGETrainer) -> None:
-        score, memory = trainer._score_candidates, trainer.score_memory
+        scorer = trainer.stream.scorer
+        score, memory = scorer.score, scorer.memory
 
-        def both(columns: dict[str, list[Any]]) -> Any:
-            stale = score(columns)
-            trainer.score_memory = ScoreMemory(0)
-            fresh = score(columns)
-            trainer.score_memory = memory
-            kept = [self._kept(trainer, scores) for scores in (stale, fresh)]
+        def both(columns: dict[str, list[Any]], **arguments: Any) -> Any:
+            stale = score(columns, **arguments)
+            scorer.memory = ScoreMemory(0)
+            fresh = score(columns, **arguments)
+            scorer.memory = memory
+            kept = [self._kept(trainer, scores) for scores, _ in (stale, fresh)]
             self.shares.append(len(kept[0] & kept[1]) / len(kept[0]))
             return stale
 
-        trainer._score_candidates = both  # type: ignore[method-assign]
+        scorer.score = both  # type: ignore[method-assign]
 
     @staticmethod
     def _kept(trainer: SAGETrainer, scores: Any) -> set[int]:
-        rng = np.random.default_rng(0)
-        selection = trainer.selector.select(
-            scores, count=len(scores), keep=min(trainer.keep_count, len(scores)), strata=None, rng=rng
-        )
+        candidates = Candidates(len(scores), np.random.default_rng(0), scores)
+        selection = trainer.stream.selector.select(candidates, min(trainer.keep_count, len(scores)))
         return set(selection.kept.tolist())
 
 

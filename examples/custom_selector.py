@@ -9,65 +9,32 @@ passes over the lowest `skip` of each stratum. Docs: docs/adding_a_selector.md. 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import load_dataset
-from numpy.typing import NDArray
 
 from sage_dpo import SAGEConfig, SAGETrainer
-from sage_dpo.core.utility import curvature, gradient_signal
 from sage_dpo.gym.policy import bundled_policy_path
-from sage_dpo.selectors.base import CandidateScores, Ranking, Selection, SelectorSettings, check_request
-from sage_dpo.selectors.ranking import compute_margin, cut
-from sage_dpo.selectors.registry import register_selector
+from sage_dpo.selectors import Candidates, Ranking, Selector, margin_ranking, register_selector
 
 
 @register_selector("trimmed_margin")
-@dataclass(frozen=True)
-class TrimmedMarginSelector:
+class TrimmedMargin(Selector):
     """Lowest margins first, the lowest `skip` of each stratum last."""
 
-    settings: SelectorSettings
-    skip: float = 0.2
-    name: str = "trimmed_margin"
-    needs_scores: bool = True  # the trainer runs the scoring pass
-    needs_informativeness: bool = False
+    skip = 0.2
 
-    @property
-    def needs_reference(self) -> bool:
-        return self.settings.margin != "confidence"
-
-    def select(
-        self,
-        scores: CandidateScores | None,
-        *,
-        count: int,
-        keep: int,
-        strata: NDArray[np.int8] | None,
-        rng: np.random.Generator,
-    ) -> Selection:
-        check_request(scores, count=count, keep=keep, strata=strata)
-        if scores is None:
-            raise ValueError("selector 'trimmed_margin' got no scores; score the candidates first (needs_scores)")
-        margin = compute_margin(scores, self.settings)  # float64; names the rows that are NaN or infinite
-        values = margin.numpy()
-        priority = -values
-        groups = np.zeros(count) if strata is None or self.settings.cut == "global" else strata
-        for group in np.unique(groups):
-            rows = np.flatnonzero(groups == group)
-            skipped = rows[np.argsort(values[rows], kind="stable")[: int(self.skip * rows.size)]]
-            priority[skipped] = values[skipped] - 2 * np.abs(values).max() - 1  # below all others, least extreme first
-        ranking = Ranking(
-            margin=values,
-            gradient_signal=gradient_signal(margin).numpy(),
-            curvature=curvature(margin).numpy(),
-            informativeness=np.ones(count),
-            utility=priority,
-            priority=priority,
-        )
-        return cut(ranking, keep, strata=strata, settings=self.settings, rng=rng)
+    def rank(self, candidates: Candidates) -> Ranking:
+        margin = self.margin(candidates)  # float64; names the rows that are NaN or infinite
+        priority = -margin
+        is_whole = candidates.strata is None or self.settings.cut == "global"
+        strata = np.zeros(candidates.count) if is_whole else candidates.strata
+        for stratum in np.unique(strata):
+            rows = np.flatnonzero(strata == stratum)
+            lowest = rows[margin[rows].argsort(stable=True)[: int(self.skip * rows.size)]]
+            priority[lowest] = margin[lowest] - 2 * margin.abs().max() - 1  # below all others, least extreme first
+        return margin_ranking(margin, priority)
 
 
 def main() -> None:
@@ -96,7 +63,8 @@ def main() -> None:
     )
     trainer.train()
     last = [row for row in trainer.state.log_history if "loss" in row][-1]
-    print(f"selector: {trainer.selector.name}, skip {trainer.selector.skip}")
+    selector = trainer.stream.selector
+    print(f"selector: {selector.settings.selector}, skip {selector.skip}")
     print(f"margin kept {last['sage/margin_kept']:.4f}, dropped {last['sage/margin_dropped']:.4f}")
 
 

@@ -17,9 +17,8 @@ import pytest
 
 from sage_dpo.gym.misconceptions import solve, solve_with_misconceptions
 from sage_dpo.gym.world import generate_problems, story_of
-from sage_dpo.selectors import registry
-from sage_dpo.selectors.base import CandidateScores, SelectorSettings
-from sage_dpo.training.candidates import read_candidates
+from sage_dpo.selection.log import read_candidates
+from sage_dpo.selectors import Candidates, CandidateScores, SelectorSettings, registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +115,7 @@ def test_trimmed_margin_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     selector = registry.make_selector(SelectorSettings(selector="trimmed_margin"))
 
     def kept_margins(keep: int) -> set[float]:
-        chosen = selector.select(scores, count=10, keep=keep, strata=None, rng=np.random.default_rng(0))
+        chosen = selector.select(Candidates(10, np.random.default_rng(0), scores), keep)
         return set(margins[chosen.kept].tolist())
 
     assert kept_margins(5) == {2, 3, 4, 5, 6}

@@ -20,8 +20,8 @@ from sage_dpo.errors import ConfigError, EmptyPoolError, RunFolderError
 from sage_dpo.pipeline.run import run
 from sage_dpo.pipeline.tune import tune
 from sage_dpo.records import PairScore
+from sage_dpo.selection.checkpoint import last_complete_checkpoint
 from sage_dpo.storage import read_json, read_jsonl, read_records
-from sage_dpo.training.state import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {

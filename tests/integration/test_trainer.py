@@ -21,11 +21,11 @@ from trl import DPOConfig, DPOTrainer
 from sage_dpo import SAGETrainer
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
+from sage_dpo.records import PairScore
 from sage_dpo.forward import as_completions, score_completions
 from sage_dpo.forward.head import _NOT_SLICED, _output_head
-from sage_dpo.pool.source import PoolContents
-from sage_dpo.records import PairScore
-from sage_dpo.training.candidates import read_candidates
+from sage_dpo.selection.log import read_candidates
+from sage_dpo.selection.source import PoolContents
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(variant, polic
     assert losses(whole) == losses(resumed)
     assert_equal_weights(whole.model, resumed.model)
     assert whole.token_counts == resumed.token_counts
-    assert whole.pool.state_dict() == resumed.pool.state_dict()
+    assert whole.stream.pool.state_dict() == resumed.stream.pool.state_dict()
+    assert whole.exclusions == resumed.exclusions
     resumed_log = read_candidates(tmp_path / "run" / "candidates")
     assert [repr(row) for row in resumed_log] == [repr(row) for row in expected]  # NaN where nothing was scored
 
@@ -268,7 +269,7 @@ def test_over_long_pairs_are_excluded_and_counted_never_cut(policy_folder, tmp_p
     lengths = [
         len(p) + max(len(c), len(r))
         for p, c, r in zip(
-            *(trainer.pairs[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True
+            *(trainer.stream.pairs[name][:] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True
         )
     ]
     assert max(lengths) <= 24
@@ -281,7 +282,7 @@ def test_unusable_rows_are_counted(policy_folder, tmp_path):
     data[5]["rejected"] = data[5]["chosen"]
     trainer = make_trainer(policy_folder, tmp_path, Dataset.from_list(data))
     assert trainer.exclusions["train"] == {"empty completion": 1, "chosen equals rejected": 1}
-    assert len(trainer.pairs) == 18
+    assert len(trainer.stream.pairs) == 18
 
 
 def test_nothing_usable_is_an_error_with_a_remedy(policy_folder, tmp_path):
@@ -308,7 +309,7 @@ def test_success_rate_column_gives_the_strata(policy_folder, tmp_path):
     data = make_preferences(40).add_column("success_rate", [0.1] * 10 + [0.5] * 20 + [0.9] * 10)
     trainer = make_trainer(policy_folder, tmp_path, data, max_steps=1)
     trainer.train()
-    assert trainer.pool.occupancy.tolist() == [10, 20, 10]
+    assert trainer.stream.pool.occupancy.tolist() == [10, 20, 10]
 
 
 @pytest.mark.parametrize("gamma", [0.0, -0.1, 1.5])
@@ -343,7 +344,7 @@ def test_evaluation_data_gets_a_reference_too(policy_folder, tmp_path):
 
 def cached_and_true_reference(trainer) -> tuple[np.ndarray, np.ndarray]:
     completions = as_completions(trainer.train_dataset[:])
-    cached = trainer.reference.logps(completions)
+    cached = trainer.stream.scorer.reference_logps(completions)
     return cached, score_completions(trainer.ref_model, completions, token_budget=4096).logps
 
 
@@ -379,7 +380,7 @@ def test_new_pairs_longer_than_max_length_are_excluded_too(policy_folder, tmp_pa
 
     trainer = make_trainer(policy_folder, tmp_path, source=LongPairs(), refresh_steps=2, max_length=60, max_steps=3)
     trainer.train()
-    assert len(trainer.pairs) == 29
+    assert len(trainer.stream.pairs) == 29
     assert trainer.exclusions["train"]["longer than max_length"] >= 1
 
 
@@ -390,8 +391,8 @@ def test_a_refresh_without_pairs_keeps_the_pool_and_is_counted(policy_folder, tm
 
     trainer = make_trainer(policy_folder, tmp_path, source=NoPairs(), refresh_steps=2)
     trainer.train()
-    assert trainer.pool.version == 0
-    assert trainer.attempted_refreshes == 2
+    assert trainer.stream.pool.version == 0
+    assert trainer.stream.attempted_refreshes == 2
     assert trainer.state.global_step == 6
 
 

@@ -12,7 +12,7 @@ from tests.support.tiny import make_tiny_tokenizer
 from tests.support.training import losses, make_arguments, make_preferences
 
 from sage_dpo import SAGETrainer
-from sage_dpo.training.candidates import read_candidates
+from sage_dpo.selection.log import read_candidates
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
 from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path
 from sage_dpo.records import PairScore
+from sage_dpo.selection.checkpoint import last_complete_checkpoint
+from sage_dpo.selection.log import read_candidates
 from sage_dpo.storage import read_json, write_json, write_jsonl, write_records
 from sage_dpo.training import SAGEConfig, SAGETrainer
-from sage_dpo.training.candidates import read_candidates
-from sage_dpo.training.state import last_complete_checkpoint
 
 _CLOCK = "clock.json"
 
@@ -88,7 +88,7 @@ def train_arm(
         **clock.costs(),
         "exclusions": trainer.exclusions.get("train", {}),
         "keep_count": trainer.keep_count,
-        "refreshes": trainer.pool.version,
+        "refreshes": trainer.stream.pool.version,
     }
 
 
@@ -206,8 +206,8 @@ class _Clock(TrainerCallback):
     def costs(self) -> dict[str, Any]:
         """Return tokens, pairs, seconds and floating-point operations so far, without the first pool's."""
         total = self._total or time.perf_counter() - self._started
-        has_source = self._trainer.pair_source is not None
-        versions = range(1, self._trainer.attempted_refreshes + 1) if has_source else ()
+        has_source = self._trainer.stream.source is not None
+        versions = range(1, self._trainer.stream.attempted_refreshes + 1) if has_source else ()
         refreshes = [read_info(refresh_folder(self._folder, version)) for version in versions]
         generated = sum(info.generated_tokens for info in refreshes)
         counts = self._trainer.token_counts

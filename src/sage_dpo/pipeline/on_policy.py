@@ -14,10 +14,10 @@ from datasets import Dataset
 from sage_dpo.config import RunConfig
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs.build import build_pairs
-from sage_dpo.pool.source import PoolContents
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import SamplingParams, build_prompts
+from sage_dpo.selection.source import PoolContents
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
 
@@ -46,7 +46,7 @@ class RefreshInfo:
 
 
 class OnPolicySource:
-    """Makes and stores the pool of each refresh; see `sage_dpo.pool.source.PairSource`.
+    """Makes and stores the pool of each refresh; see `sage_dpo.selection.source.PairSource`.
 
     Args:
         config: the arm's configuration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from sage_dpo.config import PolicySettings, SelectorSettings
 from sage_dpo.core.selection import kept_count
 from sage_dpo.errors import ConfigError
-from sage_dpo.forward import as_completions, score_completions
 from sage_dpo.pipeline.policies import load_model
 from sage_dpo.records import PairScore, PreferencePair
-from sage_dpo.selectors.base import CandidateScores
-from sage_dpo.selectors.registry import make_selector
+from sage_dpo.selection.log import candidate_records
+from sage_dpo.selection.models import LoadedModels
+from sage_dpo.selection.pool import Draw
+from sage_dpo.selection.scoring import PairScorer
+from sage_dpo.selectors import Candidates, make_selector
 from sage_dpo.storage import read_records
 
 
@@ -23,41 +26,19 @@ def score_pairs(
     """Score all pairs as one candidate batch and mark those the selector keeps.
 
     Raises:
-        ConfigError: a margin that needs a reference, of which there is none here.
+        ConfigError: a selector that scores nothing, or a margin that needs a reference, of which there is none here.
     """
     selector = make_selector(settings)
+    if not selector.needs_scores:
+        raise ConfigError(f"selector {settings.selector!r} computes no scores; use sage or lowest_margin")
     if selector.needs_reference:
         raise ConfigError(f"margin {settings.margin!r} compares with a reference policy; score with margin=confidence")
     pairs = read_records(pairs_path, PreferencePair)
-    columns = {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
-    policy = load_model(PolicySettings(path=model))
-    scores = score_completions(
-        policy,
-        as_completions(columns),
-        token_budget=token_budget,
-        device=policy.device,
-        progress="scoring" if progress else None,
-    )
-    candidates = CandidateScores.of_completions(scores.logps, scores.lengths, scores.informativeness)
-    count = len(candidates)
-    keep = kept_count(count, settings.keep_ratio)
-    selection = selector.select(candidates, count=count, keep=keep, strata=None, rng=np.random.default_rng(0))
-    if selection.ranking is None:
-        raise ConfigError(f"selector {settings.selector!r} computes no scores; use sage or lowest_margin")
-    ranking, kept = selection.ranking, set(selection.kept.tolist())
-    return [
-        PairScore(
-            step=0,
-            pair_id=pair.id,
-            problem_id=pair.problem_id,
-            stratum="",
-            margin=float(ranking.margin[row]),
-            gradient_signal=float(ranking.gradient_signal[row]),
-            curvature=float(ranking.curvature[row]),
-            informativeness=float(ranking.informativeness[row]),
-            utility=float(ranking.utility[row]),
-            is_kept=row in kept,
-            pool_version=pair.policy_version,
-        )
-        for row, pair in enumerate(pairs)
-    ]
+    names = ("id", "problem_id", "prompt_ids", "chosen_ids", "rejected_ids")
+    columns = {name: [getattr(pair, name) for pair in pairs] for name in names}
+    models = LoadedModels(load_model(PolicySettings(path=model)), token_budget=token_budget, progress=progress)
+    scores, _ = PairScorer(models).score(columns, with_informativeness=selector.needs_informativeness, label="scoring")
+    candidates = Candidates(len(pairs), np.random.default_rng(0), scores)
+    selection = selector.select(candidates, kept_count(len(pairs), settings.keep_ratio))
+    records = candidate_records(columns, Draw(np.arange(len(pairs)), None), selection, step=0, pool_version=0)
+    return [replace(record, pool_version=pair.policy_version) for record, pair in zip(records, pairs, strict=True)]

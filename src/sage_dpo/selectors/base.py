@@ -1,169 +1,125 @@
-"""What a selector is: what it is shown, what it answers. Its settings are `config.SelectorSettings`. No torch import.
+"""What a selector is: one method that ranks a step's candidates. The base class checks and cuts.
 
-The trainer shows a selector the columns of one candidate batch and trains on the pairs it keeps:
-
-    selector = make_selector(SelectorSettings(selector="sage"))
-    selection = selector.select(scores, count=64, keep=32, strata=draw.strata, rng=generator)
-    selection.kept   # 32 sorted indices into the 64 candidates
+selector = make_selector(SelectorSettings(selector="sage"))
+selection = selector.select(Candidates(64, generator, scores, strata), keep=32)
+selection.kept   # 32 sorted indices into the 64 candidates
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from sage_dpo.config import SelectorSettings
+from sage_dpo.core.margins import confidence_margin, implicit_margin, normalized_implicit_margin
+from sage_dpo.core.selection import admit_by_boundary, perturb, select_top
+from sage_dpo.core.utility import curvature, gradient_signal
+from sage_dpo.selectors.scores import Candidates, CandidateScores, Ranking, Selection
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["CandidateScores", "Ranking", "Selection", "Selector", "SelectorSettings", "check_request"]
-
-
-@dataclass(frozen=True, eq=False)
-class CandidateScores:
-    """What one forward pass says about N candidate pairs: columns `[N]`, numpy or torch.
-
-    Attributes:
-        chosen_logps, rejected_logps: log-probability of the completion under the policy, summed over tokens, nats.
-        chosen_lengths, rejected_lengths: completion lengths in tokens, >= 1.
-        chosen_informativeness, rejected_informativeness: sum over tokens of `core.utility.token_informativeness`;
-            `None` unless the selector uses it (`needs_informativeness`).
-        ref_chosen_logps, ref_rejected_logps: the same log-probabilities under the reference; `None` unless the
-            selector `needs_reference`.
-
-    Raises:
-        ValueError: a column is not one-dimensional or columns differ in length.
-    """
-
-    chosen_logps: Tensor | NDArray[Any]
-    rejected_logps: Tensor | NDArray[Any]
-    chosen_lengths: Tensor | NDArray[Any]
-    rejected_lengths: Tensor | NDArray[Any]
-    chosen_informativeness: Tensor | NDArray[Any] | None = None
-    rejected_informativeness: Tensor | NDArray[Any] | None = None
-    ref_chosen_logps: Tensor | NDArray[Any] | None = None
-    ref_rejected_logps: Tensor | NDArray[Any] | None = None
-
-    def __post_init__(self) -> None:
-        shapes = {f.name: tuple(c.shape) for f in fields(self) if (c := getattr(self, f.name)) is not None}
-        if len(set(shapes.values())) != 1 or len(shapes["chosen_logps"]) != 1:
-            raise ValueError(f"candidate score columns have shapes {shapes}, expected one shape [N] for all of them")
-
-    def __len__(self) -> int:
-        return int(self.chosen_logps.shape[0])
-
-    @classmethod
-    def of_completions(
-        cls,
-        logps: NDArray[Any],
-        lengths: NDArray[Any],
-        informativeness: NDArray[Any],
-        *,
-        ref_logps: NDArray[Any] | None = None,
-    ) -> CandidateScores:
-        """Return the columns of N pairs from those of their 2 N completions, all chosen, then all rejected."""
-        half = len(logps) // 2
-        return cls(
-            chosen_logps=logps[:half],
-            rejected_logps=logps[half:],
-            chosen_lengths=lengths[:half],
-            rejected_lengths=lengths[half:],
-            chosen_informativeness=informativeness[:half],
-            rejected_informativeness=informativeness[half:],
-            ref_chosen_logps=None if ref_logps is None else ref_logps[:half],
-            ref_rejected_logps=None if ref_logps is None else ref_logps[half:],
-        )
+DEFAULT_BETA = 0.1  # TRL's; the trainer passes the loss's own
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """What a scored selector computed for each candidate; `[N]` float64 each, in candidate order.
+class Selector:
+    """Ranks candidates; the `keep` of highest priority are trained on.
+
+    Subclasses write `rank`. The other attributes have defaults that suit a selector of margins.
+
+    Args:
+        settings: which selector, and how it cuts.
 
     Attributes:
-        margin: the margin used, scaled nats.
-        gradient_signal, curvature, informativeness: g, h, J of docs/method.md (J = 1 when the selector ignores it).
-        utility: what the selector maximises, for people and logs; finite (clamped to the float64 range).
-        priority: what the cut sorts by, largest first: log-utility for `sage` (no overflow, hence no false ties).
+        needs_scores: whether `rank` reads scores; off, the scoring pass is not run.
+        needs_reference: whether the scores must hold reference log-probabilities.
+        needs_informativeness: whether the scores must hold informativeness; off, the scorer skips that work.
     """
 
-    margin: NDArray[np.float64]
-    gradient_signal: NDArray[np.float64]
-    curvature: NDArray[np.float64]
-    informativeness: NDArray[np.float64]
-    utility: NDArray[np.float64]
-    priority: NDArray[np.float64]
+    needs_scores = True
+    needs_informativeness = False
 
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """A selector's answer.
-
-    Attributes:
-        kept: `[keep]` int64, sorted indices into the candidates.
-        ranking: the numbers behind it; `None` for selectors that need no scores.
-        filtered: how many candidates the boundary filter excluded from the cut.
-        refilled: how many it would have excluded but let back in, because fewer than `keep` would have been left.
-    """
-
-    kept: NDArray[np.int64]
-    ranking: Ranking | None = None
-    filtered: int = 0
-    refilled: int = 0
-
-
-@runtime_checkable
-class Selector(Protocol):
-    """Chooses `keep` of `count` candidates."""
-
-    @property
-    def name(self) -> str:
-        """Registry name."""
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether `select` reads `scores`; when not, the trainer skips the scoring pass."""
+    def __init__(self, settings: SelectorSettings) -> None:
+        self.settings = settings
 
     @property
     def needs_reference(self) -> bool:
-        """Whether `scores` must hold reference log-probabilities."""
+        return self.needs_scores and self.settings.margin != "confidence"
 
-    @property
-    def needs_informativeness(self) -> bool:
-        """Whether `scores` must hold informativeness."""
-
-    def select(
-        self,
-        scores: CandidateScores | None,
-        *,
-        count: int,
-        keep: int,
-        strata: NDArray[np.int8] | None,
-        rng: np.random.Generator,
-    ) -> Selection:
-        """Return which `keep` of the `count` candidates to train on.
-
-        Args:
-            scores: columns over the candidates; `None` allowed unless `needs_scores`.
-            count: number of candidates N, >= 1.
-            keep: how many to keep, 1 <= keep <= count.
-            strata: `[N]` stratum codes (`core.strata`), or `None` when strata are off.
-            rng: the only source of randomness; equal generators give equal selections.
+    def rank(self, candidates: Candidates) -> Ranking:
+        """Return the priority of each candidate, and the numbers behind it.
 
         Raises:
-            ValueError: sizes disagree, or a column this selector needs is absent.
+            ValueError: a column this selector needs is absent.
             NumericalError: a score is NaN or infinite.
         """
+        raise NotImplementedError
+
+    def select(self, candidates: Candidates, keep: int) -> Selection:
+        """Return which `keep` of the candidates to train on: the boundary filter, then the cut by priority.
+
+        Within strata or over the batch (`settings.cut`). Equal priorities go to the lower margin, then to the lower
+        index. With `settings.cut_temperature` the kept are drawn in proportion to exp(priority / temperature); with
+        `settings.random_share` that part of the places is filled at random from the rest.
+
+        Raises:
+            ValueError: not 1 <= keep <= N; errors of `rank`.
+        """
+        if not 1 <= keep <= candidates.count:
+            raise ValueError(
+                f"keep is {keep} of {candidates.count} candidates, expected 1 <= keep <= count; check the keep fraction"
+            )
+        ranking = self.rank(candidates)
+        codes = candidates.strata if self.settings.cut == "stratum" else None
+        if ranking.margin is None:
+            return Selection(select_top(ranking.priority, keep, strata=codes), ranking)
+        admitted, refilled = admit_by_boundary(ranking.margin, self.settings.boundary_width, keep)
+        rows = np.flatnonzero(admitted)
+        codes = None if codes is None else codes[rows]
+        priority = ranking.priority[rows]
+        if self.settings.cut_temperature:
+            priority = perturb(priority, self.settings.cut_temperature, candidates.rng)
+        at_random = int(self.settings.random_share * keep + 1e-9)  # 0.29 * 100 is 28.999999999999996
+        best = select_top(priority, keep - at_random, strata=codes, tie_break=ranking.margin[rows])
+        if at_random:
+            rest = np.setdiff1d(np.arange(rows.size), best)
+            noise = candidates.rng.random(rest.size)
+            drawn = select_top(noise, at_random, strata=None if codes is None else codes[rest])
+            best = np.sort(np.concatenate([best, rest[drawn]]))
+        return Selection(rows[best], ranking, filtered=int((~admitted).sum()), refilled=refilled)
+
+    def scores(self, candidates: Candidates) -> CandidateScores:
+        """Return the candidates' scores; `ValueError` if there are none."""
+        if candidates.scores is None:
+            raise ValueError(
+                f"selector {self.settings.selector!r} got no scores; score the candidates first (needs_scores)"
+            )
+        return candidates.scores
+
+    def margin(self, candidates: Candidates) -> Tensor:
+        """Return the `[N]` float64 margin that `settings.margin` names. Errors as for `rank`."""
+        scores, purpose = self.scores(candidates), f"the {self.settings.margin} margin"
+
+        def columns(*names: str) -> list[Tensor]:
+            return [torch.from_numpy(scores.column(name, needed_for=purpose)) for name in names]
+
+        logps, lengths = columns("chosen_logps", "rejected_logps"), columns("chosen_lengths", "rejected_lengths")
+        tau = self.settings.margin_temperature
+        if self.settings.margin == "confidence":
+            normalized = self.settings.length_normalized
+            return confidence_margin(*logps, *lengths, temperature=tau, length_normalized=normalized)
+        reference = columns("ref_chosen_logps", "ref_rejected_logps")
+        if self.settings.margin == "implicit":
+            return implicit_margin(*logps, *reference, beta=self.settings.implicit_beta or DEFAULT_BETA)
+        return normalized_implicit_margin(*logps, *reference, *lengths, temperature=tau)
 
 
-def check_request(scores: CandidateScores | None, *, count: int, keep: int, strata: NDArray[np.int8] | None) -> None:
-    """Raise `ValueError` unless sizes agree: 1 <= keep <= count, scores and strata have `count` rows."""
-    if not 1 <= keep <= count:
-        raise ValueError(f"keep is {keep} of {count} candidates, expected 1 <= keep <= count; check the keep fraction")
-    if scores is not None and len(scores) != count:
-        raise ValueError(f"scores have {len(scores)} rows for {count} candidates; score every candidate exactly once")
-    if strata is not None and strata.shape != (count,):
-        raise ValueError(f"strata have shape {strata.shape} for {count} candidates, expected ({count},)")
+def margin_ranking(margin: Tensor, priority: Tensor | None = None) -> Ranking:
+    """Return a ranking by margin alone: by `priority`, or lowest margin first; utility = priority, and J is 1."""
+    priority = -margin if priority is None else priority
+    return Ranking(
+        priority=priority.numpy(),
+        margin=margin.numpy(),
+        gradient_signal=gradient_signal(margin).numpy(),
+        curvature=curvature(margin).numpy(),
+        informativeness=np.ones(len(margin)),
+        utility=priority.numpy(),
+    )

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from sage_dpo.config import SelectorSettings
 from sage_dpo.errors import ConfigError
-from sage_dpo.selectors.all_pairs import AllPairsSelector
-from sage_dpo.selectors.base import Selector, SelectorSettings
-from sage_dpo.selectors.lowest_margin import LowestMarginSelector
-from sage_dpo.selectors.random import RandomSelector
-from sage_dpo.selectors.sage import SageSelector
+from sage_dpo.selectors.base import Selector
+from sage_dpo.selectors.controls import All, Random
+from sage_dpo.selectors.lowest_margin import LowestMargin
+from sage_dpo.selectors.sage import Sage
 
 SelectorFactory = Callable[[SelectorSettings], Selector]
 Factory = TypeVar("Factory", bound=SelectorFactory)
 
-SELECTORS: dict[str, SelectorFactory] = {
-    "all": AllPairsSelector,
-    "random": RandomSelector,
-    "lowest_margin": LowestMarginSelector,
-    "sage": SageSelector,
-}
+SELECTORS: dict[str, SelectorFactory] = {"all": All, "random": Random, "lowest_margin": LowestMargin, "sage": Sage}
 """Name -> what builds the selector from its settings. Extend with `register_selector`."""
 
 

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from sage_dpo.core.utility import curvature, gradient_signal, log_sage_utility, sage_utility
-from sage_dpo.selectors.base import CandidateScores, Ranking, Selection, SelectorSettings, check_request
-from sage_dpo.selectors.ranking import compute_informativeness, compute_margin, cut
+from sage_dpo.core.utility import curvature, gradient_signal, log_sage_utility, pair_informativeness, sage_utility
+from sage_dpo.selectors.base import Selector
+from sage_dpo.selectors.scores import Candidates, Ranking
+
+_INFORMATIVENESS = ("chosen_informativeness", "rejected_informativeness", "chosen_lengths", "rejected_lengths")
 
 
-@dataclass(frozen=True)
-class SageSelector:
-    """Keeps the candidates of highest utility, sorted by its logarithm (`core.utility.log_sage_utility`)."""
-
-    settings: SelectorSettings
-    name: str = field(default="sage", init=False)
-    needs_scores: bool = field(default=True, init=False)
+class Sage(Selector):
+    """Highest utility first, by its logarithm (`core.utility.log_sage_utility`)."""
 
     @property
-    def needs_reference(self) -> bool:
-        return self.settings.margin != "confidence"
-
-    @property
-    def needs_informativeness(self) -> bool:
+    def needs_informativeness(self) -> bool:  # type: ignore[override]
         return self.settings.use_informativeness
 
-    def select(
-        self,
-        scores: CandidateScores | None,
-        *,
-        count: int,
-        keep: int,
-        strata: NDArray[np.int8] | None,
-        rng: np.random.Generator,
-    ) -> Selection:
-        """See `Selector.select`."""
-        check_request(scores, count=count, keep=keep, strata=strata)
-        if scores is None:
-            raise ValueError("selector 'sage' got no scores; score the candidates first (needs_scores)")
-        return cut(self.rank(scores), keep, strata=strata, settings=self.settings, rng=rng)
-
-    def rank(self, scores: CandidateScores) -> Ranking:
-        """Return margin, signal, curvature, informativeness (1 when switched off) and utility of each candidate."""
-        margin = compute_margin(scores, self.settings)
-        informativeness = compute_informativeness(scores, self.settings) if self.needs_informativeness else None
+    def rank(self, candidates: Candidates) -> Ranking:
+        margin, informativeness = self.margin(candidates), self.informativeness(candidates)
         noise = {"label_noise": self.settings.label_noise, "label_confidence": self.settings.label_confidence}
         switches: dict[str, Any] = {
             "damping": self.settings.damping,
@@ -57,10 +31,18 @@ class SageSelector:
             **noise,
         }
         return Ranking(
+            priority=log_sage_utility(margin, informativeness, **switches).numpy(),
             margin=margin.numpy(),
             gradient_signal=gradient_signal(margin, **noise).numpy(),
             curvature=curvature(margin).numpy(),
             informativeness=(torch.ones_like(margin) if informativeness is None else informativeness).numpy(),
             utility=sage_utility(margin, informativeness, **switches).numpy(),
-            priority=log_sage_utility(margin, informativeness, **switches).numpy(),
         )
+
+    def informativeness(self, candidates: Candidates) -> Tensor | None:
+        """Return the `[N]` float64 informativeness J, or `None` where it is switched off (J = 1)."""
+        if not self.needs_informativeness:
+            return None
+        scores = self.scores(candidates)
+        columns = [torch.from_numpy(scores.column(name, needed_for="informativeness")) for name in _INFORMATIVENESS]
+        return pair_informativeness(*columns, length_normalized=self.settings.length_normalized)

@@ -20,8 +20,10 @@ from sage_dpo.forward import CompletionScores, TokenizedCompletion, score_comple
 from sage_dpo.pipeline.arms import load_trained
 from sage_dpo.pipeline.policies import load_model
 from sage_dpo.records import PreferencePair
-from sage_dpo.selectors.base import CandidateScores
-from sage_dpo.selectors.registry import make_selector
+from sage_dpo.selection.dataset import TOKEN_COLUMNS
+from sage_dpo.selection.models import LoadedModels
+from sage_dpo.selection.scoring import PairScorer
+from sage_dpo.selectors import Candidates, make_selector
 from sage_dpo.storage import read_records
 from sage_dpo.studies.comparisons import as_dict
 from sage_dpo.studies.outcomes import ArmOutcome
@@ -68,11 +70,10 @@ def _at_policy(config: RunConfig, model: Any, path: Path, seed: int) -> dict[str
     pairs = read_records(path, PreferencePair)
     pairs = [pairs[i] for i in rng.permutation(len(pairs))[:CANDIDATES]]
     reference = load_model(config.policy)
-    completions = [TokenizedCompletion(p.prompt_ids, p.chosen_ids) for p in pairs]
-    completions += [TokenizedCompletion(p.prompt_ids, p.rejected_ids) for p in pairs]
-    budget = config.training.score_token_budget
-    scores = score_completions(model, completions, token_budget=budget)
-    base = score_completions(reference, completions, token_budget=budget).logps
+    models = LoadedModels(model, reference, token_budget=config.training.score_token_budget)
+    columns = {name: [getattr(pair, name) for pair in pairs] for name in TOKEN_COLUMNS}
+    scores, _ = PairScorer(models).score(columns, with_reference=True)
+    base = np.concatenate([scores.ref_chosen_logps, scores.ref_rejected_logps])
     result: dict[str, dict[str, float]] = {}
     seen: list[SelectorSettings] = []
     for arm in config.arms:
@@ -81,20 +82,11 @@ def _at_policy(config: RunConfig, model: Any, path: Path, seed: int) -> dict[str
             continue
         seen.append(own)
         settings = own.model_copy(update={"implicit_beta": own.implicit_beta or config.training.beta})
-        kept = _kept(settings, scores, base, len(pairs), seed)
+        candidates = Candidates(len(pairs), np.random.default_rng(seed), scores)
+        kept = make_selector(settings).select(candidates, kept_count(len(pairs), settings.keep_ratio)).kept
         if len(kept) >= 2 * MICROBATCH:
             result[arm] = _noise(model, pairs, base, rng.permutation(kept), config.training.beta)
     return result
-
-
-def _kept(
-    settings: SelectorSettings, scores: CompletionScores, base: NDArray[np.float64], count: int, seed: int
-) -> NDArray[np.int64]:
-    columns = CandidateScores.of_completions(scores.logps, scores.lengths, scores.informativeness, ref_logps=base)
-    keep = kept_count(count, settings.keep_ratio)
-    selector = make_selector(settings)
-    rng = np.random.default_rng(seed)
-    return selector.select(columns, count=count, keep=keep, strata=None, rng=rng).kept
 
 
 def _noise(

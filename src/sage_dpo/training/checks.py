@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
 
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError
-from sage_dpo.pool.source import PairSource
+from sage_dpo.selection.dataset import success_rate_column
+from sage_dpo.selection.source import PairSource
 from sage_dpo.training.config import SAGEConfig
 
 
@@ -39,12 +38,3 @@ def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | Non
             "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
             "during training that need it; set precompute_ref_log_probs to False"
         )
-
-
-def success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
-    """Return the `success_rate` column, or `None` if it is absent or has gaps."""
-    if "success_rate" not in dataset.column_names:
-        return None
-    values = dataset["success_rate"][:]
-    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return None if np.isnan(rates).any() else rates

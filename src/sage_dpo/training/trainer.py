@@ -1,13 +1,8 @@
 """`SAGETrainer`: TRL's `DPOTrainer` that chooses, at every optimizer step, which pairs it trains on.
 
-One optimizer step:
-
-    draw N candidates from the pool -> score them forward-only -> keep the best k -> TRL's DPO step on the k
-
-The loss, the optimizer, LoRA, mixed precision, trackers and distributed wrappers are TRL's and transformers' own. The
-seams used, and the traps behind each choice, are listed in docs/architecture.md.
-
-What this file does not know: any formula (core/), how a selector ranks (selectors/), how new pairs are made.
+The choice is `sage_dpo.selection.CandidateStream`; the loss, the optimizer, LoRA, mixed precision, trackers and
+distributed wrappers are TRL's and transformers' own. This file is the seams between the two; the traps behind each are
+listed in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -16,49 +11,33 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import DPOTrainer
 
-from sage_dpo.core.margins import confidence_margin
-from sage_dpo.core.selection import candidate_count
-from sage_dpo.core.strata import relative_success_rate
-from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
-from sage_dpo.forward import as_completions
+from sage_dpo.errors import EmptyPoolError, RunFolderError
+from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, save_state
+from sage_dpo.selection.dataset import TOKEN_COLUMNS, usable_rows
+from sage_dpo.selection.log import CandidateLog
+from sage_dpo.selection.scoring import TokenCounts
+from sage_dpo.selection.source import PairSource
+from sage_dpo.selection.stream import CandidateStream, StreamSettings
+from sage_dpo.training.checks import check_arguments
 from sage_dpo.forward.training_rows import remove_padding
-from sage_dpo.pool.pool import CandidatePool
-from sage_dpo.pool.source import PairSource, PoolContents
-from sage_dpo.scoring import ScoreMemory
-from sage_dpo.selectors.base import CandidateScores
-from sage_dpo.selectors.registry import make_selector
-from sage_dpo.training.candidates import CandidateLog
-from sage_dpo.training.checks import check_arguments, success_rate_column
 from sage_dpo.training.config import SAGEConfig
-from sage_dpo.training.dataset import TOKEN_COLUMNS, usable_rows
-from sage_dpo.training.reference import ReferenceLogps
-from sage_dpo.training.selection_log import candidate_records, pair_id, selection_metrics
+from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.sharding import ShardedScorer
-from sage_dpo.training.state import (
-    SageState,
-    TokenCounts,
-    last_complete_checkpoint,
-    load_state,
-    reference_path,
-    save_state,
-    scores_path,
-)
 
 logger = get_logger(__name__)
+
+_WEIGHT = "microbatch_weight"  # of a microbatch that holds more or fewer pairs than the step's others
 
 
 class SAGETrainer(DPOTrainer):
@@ -72,6 +51,9 @@ class SAGETrainer(DPOTrainer):
         args: a `SAGEConfig`.
         pair_source: makes new pairs with the current policy every `args.refresh_steps` steps.
         competence: success rate of the untrained policy over all problems asked; default is the mean over pairs.
+
+    Attributes:
+        stream: the selection step: pool, scores, reference log-probabilities, counts and log.
 
     Raises:
         ConfigError, DataError, EmptyPoolError: before training starts, with the remedy in the message.
@@ -110,25 +92,37 @@ class SAGETrainer(DPOTrainer):
         if not args.pad_to_multiple_of:
             is_reentrant_ddp = is_reentrant and self.accelerator.num_processes > 1
             remove_padding(self.model, allows_groups=not (is_sharded or is_reentrant_ddp))
-        self.scorer = ShardedScorer(
+        scorer = ShardedScorer(
             self.accelerator,
             token_budget=args.score_token_budget,
             is_sharded=is_sharded,
             progress=not args.disable_tqdm,
         )
-        self.score_memory = ScoreMemory(args.score_max_age)
-        self.selector = make_selector(args.selector_settings())
-        self.pair_source = pair_source
-        self._first_competence = competence
-        self.pairs: Dataset = self.train_dataset
-        self.token_counts = TokenCounts()
-        self.candidate_log = CandidateLog(Path(str(args.output_dir), "candidates") if args.log_candidates else None)
-        self.reference = ReferenceLogps(self, has_own_model=ref_model is not None)
-        self._pool: CandidatePool | None = None
-        self._success_rates: NDArray[np.float64] | None = None
-        self._attempted_version = 0
+        is_logged = args.log_candidates and self.accelerator.is_main_process
+        self.stream = CandidateStream(
+            self.train_dataset,
+            TrainerModels(self, scorer, has_own_reference=ref_model is not None),
+            self._stream_settings(),
+            source=pair_source,
+            competence=competence,
+            exclusions=self._excluded.get("train"),
+            log=CandidateLog(Path(str(args.output_dir), "candidates") if is_logged else None),
+        )
         self._resume_path: str | None = None
-        self.add_callback(_PoolCallback(self))
+        self.add_callback(_StreamCallback(self))
+
+    def _stream_settings(self) -> StreamSettings:
+        return StreamSettings(
+            selector=self.args.selector_settings(),
+            pool=self.args.pool_settings(),
+            keep=self.keep_count,
+            seed=self.args.seed,
+            max_length=self.args.max_length,
+            eos_token_id=self._tokenizer.eos_token_id,
+            score_max_age=self.args.score_max_age,
+            processes=self.accelerator.num_processes,
+            process=self.accelerator.process_index,
+        )
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Compile one layer for all layers and shapes; compiled whole, the model would be compiled for each shape."""
@@ -139,7 +133,7 @@ class SAGETrainer(DPOTrainer):
             plugin.use_regional_compilation = plugin.dynamic = True
         return arguments
 
-    # -- sizes -----------------------------------------------------------------------------------------------------
+    # -- what a user may ask ---------------------------------------------------------------------------------------
 
     @property
     def keep_count(self) -> int:
@@ -148,29 +142,22 @@ class SAGETrainer(DPOTrainer):
         return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes)
 
     @property
-    def candidate_count(self) -> int:
-        """Pairs drawn per optimizer step, over all processes; fewer if the pool is smaller."""
-        return min(candidate_count(self.keep_count, self.args.keep_ratio), len(self.pairs))
-
-    @property
-    def pool(self) -> CandidatePool:
-        if self._pool is None:
-            raise RuntimeError("the candidate pool is built when training starts; call train() first")
-        return self._pool
-
-    @property
-    def attempted_refreshes(self) -> int:
-        """Refreshes tried so far; more than the pool's version if one made no pairs."""
-        return self._attempted_version
+    def token_counts(self) -> TokenCounts:
+        """Tokens and pairs so far, over all processes and attempts."""
+        return self.stream.counts
 
     @property
     def exclusions(self) -> dict[str, dict[str, int]]:
-        """Pairs excluded from each data set, by reason."""
-        return self._excluded
+        """Pairs excluded from each data set, by reason; from the training data also those of refreshes."""
+        return {**self._excluded, "train": self.stream.exclusions}
 
     def log_metric(self, name: str, value: float) -> None:
         """Add a number to what is logged next; several between two logs are averaged."""
         self._metrics["train"][name].append(value)
+
+    def _log_selection(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.log_metric(f"sage/{name}", value)
 
     # -- TRL seams: data -------------------------------------------------------------------------------------------
 
@@ -196,14 +183,14 @@ class SAGETrainer(DPOTrainer):
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Leave the training data to our own scorer, which is faster and survives a resume; see `_start`."""
+        """Leave the training data to the stream, which is faster and survives a resume."""
         return dataset if name == "train" else super()._precompute_ref_logps(dataset, name, batch_size)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader of tickets, one per microbatch: the loop's clock does not depend on the pool's length."""
         steps = self.args.max_steps
         if steps <= 0:
-            steps = math.ceil(len(self.train_dataset) / self.candidate_count)
+            steps = math.ceil(len(self.train_dataset) / self.stream.candidate_count)
         return DataLoader(range(steps * self.args.gradient_accumulation_steps), batch_size=1)  # type: ignore[arg-type]
 
     def get_batch_samples(
@@ -213,27 +200,22 @@ class SAGETrainer(DPOTrainer):
         if not list(itertools.islice(epoch_iterator, num_batches)):
             return [], None
         step = self.state.global_step
-        draw = self.pool.draw(self.candidate_count, step=step, progress=min(step / self.state.max_steps, 1.0))
-        columns = self.pairs[draw.indices.tolist()]
-        scores = self._score_candidates(columns) if self.selector.needs_scores else None
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.args.seed, self.pool.version, step))))
-        selection = self.selector.select(
-            scores, count=len(draw.indices), keep=self.keep_count, strata=draw.strata, rng=rng
-        )
-        microbatches = self._microbatches(columns, selection.kept, num_batches)
-        self.reference.is_policy = False  # from here on the policy moves
-        self.token_counts.candidate_pairs += len(draw.indices)
-        for name, value in selection_metrics(draw, selection, self.token_counts).items():
-            self.log_metric(name, value)
-        if self.accelerator.is_main_process:
-            version = self.pool.version
-            self.candidate_log.add(candidate_records(columns, draw, selection, step=step, pool_version=version))
-        return microbatches, None
+        batch = self.stream.next(step, progress=min(step / self.state.max_steps, 1.0), microbatches=num_batches)
+        self._log_selection(batch.metrics)
+        collated = [self.data_collator(batch.examples(microbatch)) for microbatch in batch.microbatches]
+        for inputs, microbatch in zip(collated, batch.microbatches, strict=True):
+            if microbatch.weight != 1.0:
+                inputs[_WEIGHT] = microbatch.weight
+        return collated, None
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""
         self.precompute_ref_logps = "ref_chosen_logps" in inputs
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        weight = inputs.get(_WEIGHT)
+        if weight is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        inputs = {name: value for name, value in inputs.items() if name != _WEIGHT}
+        return weight * super().compute_loss(model, inputs, *args, **kwargs)
 
     # -- TRL seams: checkpoints ------------------------------------------------------------------------------------
 
@@ -247,204 +229,39 @@ class SAGETrainer(DPOTrainer):
         self._resume_path = resume_from_checkpoint or None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def _start_stream(self) -> None:
+        """Build the pool before the first step, or restore it."""
+        if self._resume_path is None:
+            self._log_selection(self.stream.start(precompute_reference=self.args.precompute_ref_log_probs))
+            return
+        state = load_state(self._resume_path)
+        self.stream.load_state_dict(state, step=self.state.global_step)
+        self._total_train_tokens = state["trl_tokens"]
+
+    def _refresh(self) -> None:
+        self._log_selection(self.stream.refresh(self.model, step=self.state.global_step))
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self.accelerator.is_main_process:
-            self.reference.cache.save(reference_path(output_dir))
-            if self.score_memory.max_age:
-                self.score_memory.save(scores_path(output_dir))
-            self.candidate_log.flush()
-            save_state(
-                output_dir,
-                SageState(
-                    settings=self._settings(),
-                    pool=self.pool.state_dict(),
-                    attempted_version=self._attempted_version,
-                    counts=self.token_counts.as_dict(),
-                    success_rates=self._success_rates,
-                    trl_tokens=self._total_train_tokens,
-                ),
-            )
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            **self.args.selector_settings().model_dump(mode="json"),
-            **self.args.pool_settings().model_dump(mode="json"),
-            "keep_count": self.keep_count,
-            "score_max_age": self.args.score_max_age,
-        }
-
-    # -- the pool --------------------------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        """Build the pool before the first step, or restore it."""
-        if self._resume_path is None:
-            self._rewind_log(0)
-            contents = PoolContents(
-                self.train_dataset, success_rate_column(self.train_dataset), competence=self._first_competence
-            )
-            self._enter(contents, version=0)
-            if self.args.precompute_ref_log_probs:  # after _enter, which may have met them already
-                self.reference.logps(as_completions(self.train_dataset[:]))
-            return
-        state = load_state(self._resume_path, settings=self._settings())
-        self.reference.cache.load(reference_path(self._resume_path))
-        if self.score_memory.max_age:
-            self.score_memory.load(scores_path(self._resume_path))
-        version = int(state.pool["version"])
-        if self.pair_source is not None and version > 0:
-            self.pairs = self._whole(self.pair_source.restore(version=version)).pairs
-        self._set_pool(state.success_rates, version=version, competence=state.pool["competence"])
-        self.pool.load_state_dict(state.pool)
-        self.token_counts = TokenCounts(**state.counts)
-        self._total_train_tokens = state.trl_tokens
-        self._attempted_version = state.attempted_version
-        self.reference.is_policy = False
-        self._rewind_log(self.state.global_step)
-
-    def _rewind_log(self, step: int) -> None:
-        if self.accelerator.is_main_process:
-            self.candidate_log.rewind(step)
-
-    def _whole(self, contents: PoolContents) -> PoolContents:
-        """Leave out, and count, new pairs that could not be trained on whole."""
-        rows, excluded = usable_rows(contents.pairs, self.args.max_length, self._tokenizer.eos_token_id)
-        if not excluded:
-            return contents
-        counts = self._excluded.setdefault("train", {})
-        for reason, count in excluded.items():
-            counts[reason] = counts.get(reason, 0) + count
-        rates = contents.success_rates
-        return replace(
-            contents, pairs=contents.pairs.select(rows), success_rates=None if rates is None else rates[rows]
-        )
-
-    def _refresh(self) -> None:
-        """Refresh the pool with the policy as it is now; if it can make no pair any more, keep the pool."""
-        self._attempted_version += 1
-        version, step = self._attempted_version, self.state.global_step
-        if self.pair_source is None:
-            contents = PoolContents(self.pairs, success_rate_column(self.pairs))
-        else:
-            try:
-                contents = self._whole(self.pair_source.refresh(self.model, version=version, step=step))
-                if len(contents.pairs) < self.keep_count:
-                    raise EmptyPoolError(f"{len(contents.pairs)} new pairs, {self.keep_count} needed for one step")
-            except EmptyPoolError as error:
-                logger.warning(
-                    f"refresh {version} after step {step} keeps the pool of version {self.pool.version}: {error}"
-                )
-                return
-        self._enter(contents, version=version)
-
-    def _enter(self, contents: PoolContents, *, version: int) -> None:
-        self.pairs = contents.pairs
-        if len(self.pairs) < self.keep_count:
-            raise EmptyPoolError(
-                f"the pool holds {len(self.pairs)} pairs, fewer than the {self.keep_count} trained on per step; "
-                "lower per_device_train_batch_size x gradient_accumulation_steps or add pairs"
-            )
-        rates = contents.success_rates
-        if rates is None and self.args.stratified:
-            rates = self._estimate_success_rates()
-        self._set_pool(rates, version=version, competence=contents.competence)
-        for name, value in {**contents.metrics, **self.pool.metrics()}.items():
-            self.log_metric(f"sage/{name}", value)
-
-    def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
-        self._success_rates = rates if self.args.stratified else None
-        arguments: dict[str, Any] = {"version": version, "competence": competence}
-        if self._pool is None:
-            settings = self.args.pool_settings()
-            self._pool = CandidatePool(
-                len(self.pairs), self._success_rates, settings=settings, seed=self.args.seed, **arguments
-            )
-        else:
-            self._pool.refresh(len(self.pairs), self._success_rates, **arguments)
-
-    def _estimate_success_rates(self) -> NDArray[np.float64]:
-        """Rank all pairs by the policy's confidence margin; one forward pass over the pool."""
-        completions = as_completions(self.pairs[:])
-        scores = self.scorer.score(self.model, completions, label="scoring the pool")
-        self.token_counts.scored += scores.tokens
-        self._check_finite(scores.logps, self.pairs[:], "policy")
-        if self.reference.is_policy:
-            self.reference.cache.add(completions, scores.logps)
-        half = len(self.pairs)
-        margins = confidence_margin(
-            torch.from_numpy(scores.logps[:half]),
-            torch.from_numpy(scores.logps[half:]),
-            torch.from_numpy(scores.lengths[:half]),
-            torch.from_numpy(scores.lengths[half:]),
-            temperature=self.args.margin_temperature,
-        )
-        return relative_success_rate(margins.numpy())
-
-    # -- scoring ---------------------------------------------------------------------------------------------------
-
-    def _score_candidates(self, columns: dict[str, list[Any]]) -> CandidateScores:
-        completions = as_completions(columns)
-        scores, reused = self.score_memory.scores(
-            completions, step=self.state.global_step, compute=lambda missing: self.scorer.score(self.model, missing)
-        )
-        self.log_metric("sage/scores_reused", reused)
-        self.token_counts.scored += scores.tokens
-        self._check_finite(scores.logps, columns, "policy")
-        reference = self.reference.logps(completions) if self.selector.needs_reference else None
-        return CandidateScores.of_completions(scores.logps, scores.lengths, scores.informativeness, ref_logps=reference)
-
-    def _check_finite(self, logps: NDArray[np.float64], columns: dict[str, list[Any]], whose: str) -> None:
-        bad = np.flatnonzero(~np.isfinite(logps)) % len(columns["prompt_ids"])
-        if len(bad):
-            ids = [pair_id(columns, i, i) for i in bad[:5]]
-            raise NumericalError(
-                f"{len(bad)} {whose} log-probabilities are not finite at step {self.state.global_step} (pairs {ids}); "
-                "lower the learning rate, or use bf16 or float32 in place of fp16"
-            )
-
-    # -- microbatches and metrics ----------------------------------------------------------------------------------
-
-    def _microbatches(self, columns: dict[str, list[Any]], kept: NDArray[np.int64], count: int) -> list[dict[str, Any]]:
-        """Collate this process's share of the kept pairs; neighbours in length share a microbatch."""
-        chosen = {name: [columns[name][i] for i in kept] for name in TOKEN_COLUMNS}
-        reference = self.reference.logps(as_completions(chosen))
-        self._check_finite(reference, chosen, "reference")
-        lengths = [
-            2 * len(p) + len(c) + len(r) for p, c, r in zip(*(chosen[name] for name in TOKEN_COLUMNS), strict=True)
-        ]
-        self.token_counts.trained += sum(lengths)
-        self.token_counts.trained_pairs += len(kept)
-        order = np.argsort(lengths, kind="stable")
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        groups = order.reshape(count, world, -1)[:, rank]
-        return [
-            self.data_collator(
-                [
-                    {
-                        **{name: chosen[name][i] for name in TOKEN_COLUMNS},
-                        "ref_chosen_logps": float(reference[i]),
-                        "ref_rejected_logps": float(reference[len(kept) + i]),
-                    }
-                    for i in group
-                ]
-            )
-            for group in groups
-        ]
+            self.stream.log.flush()
+            # TRL's own counter, which TRL does not save
+            save_state(output_dir, {**self.stream.state_dict(), "trl_tokens": self._total_train_tokens})
 
 
-class _PoolCallback(TrainerCallback):
-    """Builds the pool before the first step and refreshes it between steps, before a checkpoint is written."""
+class _StreamCallback(TrainerCallback):
+    """Starts the stream before the first step and refreshes it between steps, before a checkpoint is written."""
 
     def __init__(self, trainer: SAGETrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer._start()
+        self._trainer._start_stream()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        every = self._trainer.args.refresh_steps
+        every = args.refresh_steps
         if every and state.global_step % every == 0 and state.global_step < state.max_steps:
             self._trainer._refresh()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.candidate_log.flush()
+        self._trainer.stream.log.flush()

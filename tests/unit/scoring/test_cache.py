@@ -11,7 +11,7 @@ from tests.support.completions import make_completions
 from tests.support.tiny import make_tiny_model
 
 from sage_dpo.forward import TokenizedCompletion
-from sage_dpo.scoring import ReferenceCache, model_fingerprint
+from sage_dpo.forward import ReferenceCache, model_fingerprint
 
 
 def test_reference_is_computed_once_per_completion(tmp_path):

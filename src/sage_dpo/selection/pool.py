@@ -125,11 +125,6 @@ class CandidatePool:
         """`[S]` pairs per stratum."""
         return np.array([walk.size for walk in self._walks], dtype=np.int64)
 
-    @property
-    def strata(self) -> NDArray[np.int8] | None:
-        """`[N]` stratum codes, or `None` when not stratified."""
-        return self._codes if self.settings.stratified else None
-
     def metrics(self) -> dict[str, float]:
         """Return version, size, competence, and per stratum: pairs, share of the last draw's weights, cycles begun."""
         report = {"pool/version": float(self.version), "pool/size": float(self.size)}

@@ -6,14 +6,13 @@ old: cheaper, and a little wrong. `docs/performance.md` says how much of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from sage_dpo.forward.scorer import CompletionScores, TokenizedCompletion
-from sage_dpo.scoring.cache import KEY_BYTES, completion_key
-from sage_dpo.storage import atomic_path
+from sage_dpo.forward import CompletionScores, TokenizedCompletion
+from sage_dpo.selection.reference import KEY_BYTES, completion_key
 
 
 class ScoreMemory:
@@ -63,17 +62,14 @@ class ScoreMemory:
         lengths = np.array([len(c.completion_ids) for c in completions], dtype=np.int64)
         return CompletionScores(columns[:, 0].copy(), columns[:, 1].copy(), lengths, tokens), known
 
-    def save(self, path: str | Path) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return arrays: `keys` `[N, 16]`, and `values` `[N, 3]`: step, log-probability, informativeness."""
         keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, KEY_BYTES)
-        values = np.array(list(self._values.values()), dtype=np.float64).reshape(-1, 3)
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, keys=keys, values=values)
+        return {"keys": keys, "values": np.array(list(self._values.values()), dtype=np.float64).reshape(-1, 3)}
 
-    def load(self, path: str | Path) -> None:
-        """Replace what is remembered by what `save` wrote."""
-        with np.load(path) as data:
-            keys, values = data["keys"], data["values"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace what is remembered by what another memory held."""
         self._values = {
             key.tobytes(): (int(step), float(logp), float(informativeness))
-            for key, (step, logp, informativeness) in zip(keys, values, strict=True)
+            for key, (step, logp, informativeness) in zip(state["keys"], state["values"], strict=True)
         }

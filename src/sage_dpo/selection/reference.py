@@ -7,22 +7,21 @@ or comes back after a refresh, is looked up.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from sage_dpo.errors import DataError
-from sage_dpo.forward.scorer import TokenizedCompletion
-from sage_dpo.storage import atomic_path
+from sage_dpo.forward import TokenizedCompletion
 
 KEY_BYTES = 16
 
 
 class ReferenceCache:
-    """A persistent mapping from completions to their log-probability under the reference.
+    """A mapping from completions to their log-probability under the reference.
 
     Args:
         fingerprint: identifies the reference model (`model_fingerprint`).
@@ -53,28 +52,27 @@ class ReferenceCache:
             self.add(missing, compute(missing))
         return np.array([self._values[completion_key(c, self.fingerprint)] for c in completions], dtype=np.float64)
 
-    def save(self, path: str | Path) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fingerprint and, as arrays, `keys` `[N, 16]` and `values` `[N]`."""
         keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, KEY_BYTES)
         values = np.array(list(self._values.values()), dtype=np.float64)
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, keys=keys, values=values, fingerprint=np.array(self.fingerprint))
+        return {"keys": keys, "values": values, "fingerprint": np.array(self.fingerprint)}
 
-    def load(self, path: str | Path) -> None:
-        """Add what `save` wrote.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Add what another cache of the same reference held.
 
         Raises:
-            DataError: the file belongs to another reference model.
+            DataError: it belongs to another reference model.
         """
-        with np.load(path) as data:
-            fingerprint = str(data["fingerprint"])
-            if fingerprint != self.fingerprint:
-                raise DataError(
-                    f"{path} holds log-probabilities of reference {fingerprint}, this run's is {self.fingerprint}; "
-                    "resume with the model the run was started with"
-                )
-            keys, values = data["keys"].tobytes(), data["values"].tolist()
-        for row, value in enumerate(values):
-            self._values[keys[row * KEY_BYTES : (row + 1) * KEY_BYTES]] = value
+        fingerprint = str(state["fingerprint"])
+        if fingerprint != self.fingerprint:
+            raise DataError(
+                f"the checkpoint holds log-probabilities of reference {fingerprint}, this run's is "
+                f"{self.fingerprint}; resume with the model the run was started with"
+            )
+        self._values |= {
+            key.tobytes(): value for key, value in zip(state["keys"], state["values"].tolist(), strict=True)
+        }
 
 
 def completion_key(completion: TokenizedCompletion, salt: str = "") -> bytes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sage_dpo.forward import CompletionScores, TokenizedCompletion
-from sage_dpo.scoring import ScoreMemory
+from sage_dpo.selection.score_memory import ScoreMemory
 
 A, B, C = (TokenizedCompletion((1, 2), (token, 3)) for token in (5, 6, 7))
 
@@ -51,13 +51,12 @@ def test_age_zero_remembers_nothing():
 
 
 @pytest.mark.parametrize("known", [[], [A, B]])
-def test_what_is_saved_comes_back(known, tmp_path):
+def test_what_is_saved_comes_back(known):
     memory, scorer = ScoreMemory(2), Scorer()
     if known:
         memory.scores(known, step=4, compute=scorer)
-    memory.save(tmp_path / "scores.npz")
     restored = ScoreMemory(2)
-    restored.load(tmp_path / "scores.npz")
+    restored.load_state_dict(memory.state_dict())
     expected, _ = memory.scores([A, C], step=6, compute=Scorer())
     found, _ = restored.scores([A, C], step=6, compute=Scorer())
     np.testing.assert_array_equal(found.logps, expected.logps)

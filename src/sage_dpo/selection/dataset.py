@@ -1,10 +1,12 @@
-"""Tokenized preference data: which rows can be trained on."""
+"""Tokenized preference data: which rows can be trained on, and how difficult they are."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -39,3 +41,12 @@ def usable_rows(dataset: Dataset, max_length: int | None, eos_token_id: int | No
         else:
             counts[why] = counts.get(why, 0) + 1
     return kept, counts
+
+
+def success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
+    """Return the `success_rate` column, or `None` if it is absent or has gaps."""
+    if "success_rate" not in dataset.column_names:
+        return None
+    values = dataset["success_rate"][:]
+    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return None if np.isnan(rates).any() else rates

@@ -1,1 +1,0 @@
-"""The candidate pool: membership, difficulty strata, schedule and refresh."""

@@ -1,0 +1,59 @@
+"""How many of the kept pairs a step trains on, in which microbatch of which process, and with what weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sage_dpo.errors import EmptyPoolError
+
+
+@dataclass(frozen=True, eq=False)
+class Microbatch:
+    """One process's share of one forward and backward pass.
+
+    Attributes:
+        rows: `[b]` indices into the kept pairs.
+        weight: factor of the microbatch's mean loss, so that the step's loss is the mean over all its pairs; 1.0 where
+            all microbatches are equally large.
+    """
+
+    rows: NDArray[np.int64]
+    weight: float
+
+
+def deal_microbatches(lengths: NDArray[np.int64], *, count: int, processes: int = 1) -> list[list[Microbatch]]:
+    """Deal the kept pairs out to `count` microbatches of `processes` processes, neighbours in length together.
+
+    Of a microbatch every process gets equally many pairs: TRL gathers one number a pair from all of them, and a gather
+    needs equal shapes. So up to `processes - 1` pairs, the longest, are left out where the selection is no multiple of
+    `processes`. Microbatches differ by one pair at most; each is weighted by its share of the pairs, because the loop
+    averages the microbatches' mean losses.
+
+    Args:
+        lengths: `[k]` tokens of each kept pair.
+        count: microbatches of the step.
+        processes: processes that train.
+
+    Returns:
+        For each process its `count` microbatches.
+
+    Raises:
+        EmptyPoolError: fewer pairs than one for each microbatch of each process.
+    """
+    share = len(lengths) // processes
+    if share < count:
+        raise EmptyPoolError(
+            f"{len(lengths)} pairs are kept for {count} microbatches on {processes} processes, expected at least "
+            f"{count * processes}; lower gradient_accumulation_steps, or keep more"
+        )
+    order = np.argsort(lengths, kind="stable")[: share * processes]
+    sizes = [len(part) for part in np.array_split(np.arange(share), count)]
+    blocks = np.split(order, np.cumsum(sizes)[:-1] * processes)
+    weights = [size * count / share for size in sizes]
+    return [
+        [Microbatch(b.reshape(processes, -1)[process], w) for b, w in zip(blocks, weights, strict=True)]
+        for process in range(processes)
+    ]

@@ -1,0 +1,169 @@
+"""Candidate pairs -> the columns a selector asks for. The one place where they are assembled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sage_dpo.core.margins import confidence_margin
+from sage_dpo.core.strata import relative_success_rate
+from sage_dpo.errors import DataError, NumericalError
+from sage_dpo.forward import CompletionScores, TokenizedCompletion, as_completions
+from sage_dpo.selection.models import Models
+from sage_dpo.selection.reference import ReferenceCache
+from sage_dpo.selection.score_memory import ScoreMemory
+from sage_dpo.selectors import CandidateScores
+
+Columns = dict[str, list[Any]]
+"""Pairs by column: `prompt_ids`, `chosen_ids`, `rejected_ids`, and what else the data set has (`id`, `problem_id`)."""
+
+
+@dataclass
+class TokenCounts:
+    """Real tokens (prompt and completion, no padding) over all processes since the start of training.
+
+    What the sequences hold: a prompt counts for each of its completions, also where it is run once for all of them.
+
+    Attributes:
+        scored: run through the policy forward-only, to choose.
+        reference: run through the reference forward-only.
+        trained: run forward and backward.
+        candidate_pairs, trained_pairs: pairs drawn, pairs trained on.
+    """
+
+    scored: int = 0
+    reference: int = 0
+    trained: int = 0
+    candidate_pairs: int = 0
+    trained_pairs: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class PairScorer:
+    """Scores pairs with the policy as it is now, and looks their reference log-probabilities up.
+
+    Args:
+        models: the policy and its reference.
+        max_age: optimizer steps for which a completion's score is used again; 0 scores anew at every step.
+
+    Attributes:
+        counts: tokens and pairs so far.
+        reference: log-probabilities under the reference, each completion once.
+        memory: young scores.
+    """
+
+    def __init__(self, models: Models, *, max_age: int = 0) -> None:
+        self.counts = TokenCounts()
+        self.reference = ReferenceCache(models.reference_fingerprint)
+        self.memory = ScoreMemory(max_age)
+        self._models = models
+
+    @property
+    def policy_is_reference(self) -> bool:
+        """Whether the policy, as it is now, is the reference: never after its first step."""
+        return self._models.starts_as_reference and self.counts.trained_pairs == 0
+
+    def score(
+        self,
+        pairs: Columns,
+        *,
+        step: int = 0,
+        with_informativeness: bool = True,
+        with_reference: bool = False,
+        label: str | None = None,
+    ) -> tuple[CandidateScores, float]:
+        """Return the columns of pairs, and the share of completions whose score was used again.
+
+        Args:
+            pairs: by column.
+            step: optimizer steps done; dates what is remembered and names it in errors.
+            with_informativeness: compute J's part of each completion.
+            with_reference: add the reference log-probabilities.
+            label: names a progress bar.
+
+        Raises:
+            NumericalError: a log-probability is NaN or infinite; names the pairs.
+        """
+        completions = as_completions(pairs)
+
+        def compute(missing: Sequence[TokenizedCompletion]) -> CompletionScores:
+            return self._models.score_policy(missing, with_informativeness=with_informativeness, label=label)
+
+        scores, reused = self.memory.scores(completions, step=step, compute=compute)
+        self.counts.scored += scores.tokens
+        check_finite(scores.logps, pairs, "policy", step)
+        reference = self.reference_logps(completions) if with_reference else None
+        columns = CandidateScores.of_completions(
+            scores.logps, scores.lengths, scores.informativeness, ref_logps=reference
+        )
+        return columns, reused
+
+    def reference_logps(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
+        """Return `[N]` log-probabilities under the reference, nats; those not known yet are computed.
+
+        Raises:
+            DataError: the reference was not kept and a completion was not precomputed.
+        """
+        return self.reference.get(completions, self._compute_reference)
+
+    def estimate_success_rates(self, pairs: Columns, *, temperature: float, step: int = 0) -> NDArray[np.float64]:
+        """Return `[N]` ranks of the pairs by confidence margin, a stand-in for success rates; one forward pass.
+
+        Args:
+            pairs: the whole pool.
+            temperature: tau of the margin, which does not change its rank.
+            step: optimizer steps done, for errors.
+
+        Raises:
+            NumericalError: as for `score`.
+        """
+        completions = as_completions(pairs)
+        scores = self._models.score_policy(completions, with_informativeness=False, label="scoring the pool")
+        self.counts.scored += scores.tokens
+        check_finite(scores.logps, pairs, "policy", step)
+        if self.policy_is_reference:
+            self.reference.add(completions, scores.logps)
+        half = len(completions) // 2
+        logps, lengths = torch.from_numpy(scores.logps), torch.from_numpy(scores.lengths)
+        margins = confidence_margin(logps[:half], logps[half:], lengths[:half], lengths[half:], temperature=temperature)
+        return relative_success_rate(margins.numpy())
+
+    def _compute_reference(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
+        if self._models.keeps_reference:
+            scores = self._models.score_reference(completions)
+        elif self.policy_is_reference:
+            scores = self._models.score_policy(completions, with_informativeness=False)
+        else:
+            raise DataError(
+                f"{len(completions)} completions have no precomputed reference log-probability and the reference "
+                "model was not kept; set precompute_ref_log_probs to False"
+            )
+        self.counts.reference += scores.tokens
+        return scores.logps
+
+
+def check_finite(logps: NDArray[np.float64], pairs: Columns, whose: str, step: int) -> None:
+    """Raise `NumericalError` that names pairs with a log-probability that is NaN or infinite.
+
+    Args:
+        logps: `[2 N]`, all chosen, then all rejected.
+    """
+    bad = np.flatnonzero(~np.isfinite(logps)) % len(pairs["prompt_ids"])
+    if len(bad):
+        ids = [pair_id(pairs, i, i) for i in bad[:5].tolist()]
+        raise NumericalError(
+            f"{len(bad)} {whose} log-probabilities are not finite at step {step} (pairs {ids}); "
+            "lower the learning rate, or use bf16 or float32 in place of fp16"
+        )
+
+
+def pair_id(pairs: Columns, row: int, index: int) -> str:
+    """Return the pair's own id, or its row number `index` in the data set."""
+    return str(pairs["id"][row]) if "id" in pairs else str(index)

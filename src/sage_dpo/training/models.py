@@ -1,0 +1,67 @@
+"""The trainer's models, as the selection step asks for them: which one is the reference, and scoring on all processes.
+
+The reference is
+
+- the reference model, if there is one;
+- the policy with its adapter switched off (or its frozen copy `ref` switched on), in adapter runs;
+- the policy itself before its first step, in full fine-tuning without a reference model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from accelerate import Accelerator
+from accelerate.utils import is_peft_model
+from trl.trainer.utils import use_adapter
+
+from sage_dpo.forward import CompletionScores, TokenizedCompletion
+from sage_dpo.selection.reference import model_fingerprint
+from sage_dpo.training.sharding import ShardedScorer
+
+
+class _Owner(Protocol):
+    """What is needed of the trainer. The models are looked up at each use: distributed wrappers replace them."""
+
+    model: Any
+    ref_model: Any
+    accelerator: Accelerator
+
+
+class TrainerModels:
+    """See `sage_dpo.selection.models.Models`.
+
+    Args:
+        trainer: already initialized by TRL.
+        scorer: runs the forward passes.
+        has_own_reference: whether the user passed a reference model.
+    """
+
+    def __init__(self, trainer: _Owner, scorer: ShardedScorer, *, has_own_reference: bool) -> None:
+        self._trainer, self._scorer = trainer, scorer
+        is_adapter_run = is_peft_model(trainer.model)
+        ref_model: Any = trainer.ref_model
+        model = trainer.model if ref_model is None else trainer.accelerator.unwrap_model(ref_model)
+        skip = is_adapter_run and ref_model is None
+        self.reference_fingerprint = model_fingerprint(model, skip_trainable=skip)
+        # a policy whose weights differ from those TRL loaded as the reference never is its own
+        is_same = ref_model is None or model_fingerprint(trainer.model) == self.reference_fingerprint
+        self.starts_as_reference = is_same and not has_own_reference and not is_adapter_run
+        self.keeps_reference = ref_model is not None or is_adapter_run
+
+    def score_policy(
+        self, completions: Sequence[TokenizedCompletion], *, with_informativeness: bool = True, label: str | None = None
+    ) -> CompletionScores:
+        return self._scorer.score(self._trainer.model, completions, label=label)
+
+    def score_reference(self, completions: Sequence[TokenizedCompletion]) -> CompletionScores:
+        model: Any = self._trainer.ref_model
+        context: Any = contextlib.nullcontext()
+        if model is None:
+            model = self._trainer.model
+            unwrapped = self._trainer.accelerator.unwrap_model(model)
+            context = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
+        with context:
+            return self._scorer.score(model, completions)
