@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sage_dpo.errors import EmptyPoolError
+from sage_dpo.selection.scoring import Columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,25 @@ class Microbatch:
 
     rows: NDArray[np.int64]
     weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch:
+    """What one optimizer step trains on.
+
+    Attributes:
+        microbatches: this process's, in order.
+        pairs: the kept pairs by column: token ids and reference log-probabilities.
+        metrics: numbers to log.
+    """
+
+    microbatches: list[Microbatch]
+    pairs: Columns
+    metrics: dict[str, float]
+
+    def examples(self, microbatch: Microbatch) -> list[dict[str, Any]]:
+        """Return the rows of a microbatch, as TRL's collator takes them."""
+        return [{name: column[row] for name, column in self.pairs.items()} for row in microbatch.rows]
 
 
 def deal_microbatches(lengths: NDArray[np.int64], *, count: int, processes: int = 1) -> list[list[Microbatch]]:

@@ -30,7 +30,7 @@ from sage_dpo.errors import EmptyPoolError, RunFolderError
 from sage_dpo.forward import as_completions
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, success_rate_column, usable_rows
 from sage_dpo.selection.log import CandidateLog, candidate_records, selection_metrics
-from sage_dpo.selection.microbatches import Microbatch, deal_microbatches
+from sage_dpo.selection.microbatches import StepBatch, deal_microbatches
 from sage_dpo.selection.models import Models
 from sage_dpo.selection.pool import CandidatePool
 from sage_dpo.selection.scoring import Columns, PairScorer, TokenCounts, check_finite
@@ -75,25 +75,6 @@ class StreamSettings:
             "keep_count": self.keep,
             "score_max_age": self.score_max_age,
         }
-
-
-@dataclass(frozen=True, eq=False)
-class StepBatch:
-    """What one optimizer step trains on.
-
-    Attributes:
-        microbatches: this process's, in order.
-        pairs: the kept pairs by column: token ids and reference log-probabilities.
-        metrics: numbers to log.
-    """
-
-    microbatches: list[Microbatch]
-    pairs: Columns
-    metrics: Metrics
-
-    def examples(self, microbatch: Microbatch) -> list[dict[str, Any]]:
-        """Return the rows of a microbatch, as TRL's collator takes them."""
-        return [{name: column[row] for name, column in self.pairs.items()} for row in microbatch.rows]
 
 
 class CandidateStream:
