@@ -21,9 +21,9 @@ from trl import DPOConfig, DPOTrainer
 from sage_dpo import SAGETrainer
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
-from sage_dpo.records import PairScore
 from sage_dpo.forward import as_completions, score_completions
 from sage_dpo.forward.head import _NOT_SLICED, _output_head
+from sage_dpo.records import PairScore
 from sage_dpo.selection.log import read_candidates
 from sage_dpo.selection.source import PoolContents
 

@@ -16,7 +16,6 @@ from sage_dpo.config import RunConfig, SelectorSettings
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.core.selection import kept_count
 from sage_dpo.core.statistics import gradient_snr_from_norms, seed_interval
-from sage_dpo.forward import CompletionScores, TokenizedCompletion, score_completions
 from sage_dpo.pipeline.arms import load_trained
 from sage_dpo.pipeline.policies import load_model
 from sage_dpo.records import PreferencePair

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from trl import DPOTrainer
 
 from sage_dpo.errors import EmptyPoolError, RunFolderError
+from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, save_state
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, usable_rows
 from sage_dpo.selection.log import CandidateLog
@@ -30,7 +31,6 @@ from sage_dpo.selection.scoring import TokenCounts
 from sage_dpo.selection.source import PairSource
 from sage_dpo.selection.stream import CandidateStream, StreamSettings
 from sage_dpo.training.checks import check_arguments
-from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.sharding import ShardedScorer
