@@ -15,7 +15,7 @@ from sage_dpo.planning.memory import forward_bytes, running_bytes, training_byte
 from sage_dpo.planning.pool_size import PoolSize, distinct_completions, distinct_pairs
 from sage_dpo.planning.shape import TrainingSetup, adapter_parameters
 from sage_dpo.planning.stages import REFERENCE, SCORING, TRAINING, Stage, padding, pool_size
-from sage_dpo.selectors.registry import make_selector
+from sage_dpo.selectors import make_selector
 
 _LOSS_TILE = (4096, 32768)  # tokens x vocabulary entries that TRL 1.16's loss projects at once
 _SCORER_SLICE = 2**26  # logits that the scorer holds at once on a GPU
