@@ -1,4 +1,4 @@
-"""The results of a study, told: `results.json` as tables (Markdown, terminal) and as a page with plots.
+"""The results of a study, told: `results.json` as text (Markdown, terminal) and as a page with plots.
 
 Everything here is drawn from `results.json` alone, so a published file can be told again without its run folders.
 """
@@ -6,7 +6,7 @@ Everything here is drawn from `results.json` alone, so a published file can be t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import numpy as np
 from sage_dpo.core.statistics import Interval, seed_interval
 from sage_dpo.report.figure import Key, Panel, Plot, arm_keys, css_variables, drawing, marker, new_axes, to_panel
 from sage_dpo.report.page import template_environment
-from sage_dpo.report.summary import ABSENT, count, duration, points
-from sage_dpo.report.tables import Cell, Table, render_markdown, render_plain
+from sage_dpo.report.study_tables import Result, conditions, study_tables
+from sage_dpo.report.tables import render_markdown, render_plain
 from sage_dpo.storage import read_json, write_text
 
-Result = Mapping[str, Any]
 _SEEDS_NOTE = (
     "Means over seeds, with the 95 % Student interval over seeds; a seed changes the training problems, the rollouts "
     "and the order of pairs."
@@ -59,216 +58,6 @@ def study_markdown(result: Result) -> str:
     """Return the tables as Markdown, headed by the command that makes them."""
     head = [f"# {result['title']}", "", f"`{result['command']}`, seeds {_seeds(result)}. {_SEEDS_NOTE}", ""]
     return "\n".join([*head, *(render_markdown(table) for table in study_tables(result))])
-
-
-def study_tables(result: Result) -> list[Table]:
-    """Every table that has rows."""
-    rows = conditions(result)
-    tables = [_accuracy_table(result, rows), *(_comparison_table(row, len(rows) > 1) for row in rows)]
-    tables += [_cost_table(row, len(rows) > 1) for row in rows]
-    for row in rows:
-        label = f": {row['condition']}" if len(rows) > 1 else ""
-        tables += [
-            *_time_tables(row.get("time_to_quality", {}), label),
-            _quality_table(row.get("selection_quality", {}), label),
-            _cause_table(row.get("kept_by_cause", {}), label),
-            *_noise_tables(row.get("gradient_noise", {}), label),
-            *_tuning_tables(row.get("tuning", {}), label),
-        ]
-    return [table for table in tables if table.rows]
-
-
-def conditions(result: Result) -> list[Mapping[str, Any]]:
-    """All conditions of a study; the first is the result's own top level."""
-    return [result, *result.get("conditions", [])]
-
-
-def mean_text(values: Sequence[float | None]) -> str:
-    """`87.2 ± 1.3` in percent; no interval for a single seed."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ABSENT
-    interval = seed_interval(known)
-    half = "" if len(known) < 2 else f" ± {100 * (interval.high - interval.estimate):.1f}"
-    return f"{100 * interval.estimate:.1f}{half}"
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
-def _accuracy_table(result: Result, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One condition: arms are rows, suites are columns. Several: conditions are rows, arms are columns."""
-    arms = list(dict.fromkeys(arm for row in rows for arm in row["arms"]))
-    if len(rows) > 1:
-        body = [
-            (Cell(row["condition"]), *(Cell(mean_text(row["arms"].get(arm, {}).get("average", []))) for arm in arms))
-            for row in rows
-        ]
-        body = [row for row in body if any(cell.text != ABSENT for cell in row[1:])]
-        return Table(f"{result['title']}: average accuracy, %", (result["axis"] or "condition", *arms), tuple(body))
-    suites = list(dict.fromkeys(suite for arm in arms for suite in result["arms"][arm]["suites"]))
-    lines: list[tuple[Cell, ...]] = []
-    for arm in arms:
-        values = result["arms"][arm]
-        if any(value is not None for value in values["average"]):
-            means = (Cell(f"{100 * np.mean(values['suites'][suite]):.1f}") for suite in suites)
-            lines.append((Cell(arm), Cell(mean_text(values["average"])), *means))
-            for step, then in _on_the_way(values).items():
-                lines.append((Cell(f"{arm}:{step}"), Cell(mean_text(then["average"])), *(Cell("") for _ in suites)))
-    return Table(f"{result['title']}: accuracy, %", ("arm", "average", *suites), tuple(lines))
-
-
-def _comparison_table(row: Mapping[str, Any], is_named: bool) -> Table:
-    lines = [
-        (
-            Cell(comparison),
-            Cell(name.replace("_minus_", " − ")),
-            Cell(points(entry["mean"])),
-            Cell(ABSENT if entry["low"] is None else f"{points(entry['low'])} to {points(entry['high'])}"),
-            Cell("  ".join(points(value) for value in entry["values"])),
-        )
-        for comparison, entries in row["comparisons"].items()
-        for name, entry in entries.items()
-    ]
-    caption = "Differences in points, paired by seed" + (f": {row['condition']}" if is_named else "")
-    return Table(caption, ("comparison", "difference", "points", "95 % interval", "each seed"), tuple(lines))
-
-
-def _cost_table(row: Mapping[str, Any], is_named: bool) -> Table:
-    lines = []
-    for arm, values in row["arms"].items():
-        rate = ABSENT if values["learning_rate"] is None else f"{values['learning_rate']:g}"
-        if values["steps"]:
-            lines.append(_cost_row(arm, values["steps"], rate, values))
-            lines += [_cost_row(f"{arm}:{step}", step, rate, then) for step, then in _on_the_way(values).items()]
-    caption = "Cost, means over seeds" + (f": {row['condition']}" if is_named else "")
-    header = (
-        "arm", "steps", "learning rate", "tokens trained", "scored", "reference", "generated", "TFLOP", "wall-clock",
-    )  # fmt: skip
-    return Table(caption, header, tuple(lines))
-
-
-def _on_the_way(values: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
-    """What an arm could do and had cost before its last step, by step."""
-    return {int(step): then for step, then in values["at_steps"].items() if int(step) != values["steps"]}
-
-
-def _cost_row(label: str, steps: int, rate: str, costs: Mapping[str, Any]) -> tuple[Cell, ...]:
-    tokens = ("train_tokens", "scored_tokens", "reference_tokens", "generated_tokens")
-    return (
-        Cell(label),
-        Cell(count(steps)),
-        Cell(rate),
-        *(Cell(count(float(np.mean(costs[name])))) for name in tokens),
-        Cell(f"{np.mean(costs['flops']) / 1e12:.2f}"),
-        Cell(duration(float(np.mean(costs["wall_s"])))),
-    )
-
-
-def _time_tables(values: Mapping[str, Any], label: str) -> list[Table]:
-    if not values:
-        return []
-    reference = values["reference"]
-    best = _time_table(f"Time to the best probe accuracy of {reference}{label}", values["arms"], reference)
-    levels = [
-        _time_table(f"Time to a probe accuracy of {100 * float(level):g} %{label}", arms, reference)
-        for level, arms in values["levels"].items()
-    ]
-    return [best, *levels]
-
-
-def _time_table(caption: str, arms: Mapping[str, Any], reference: str) -> Table:
-    lines = [
-        (
-            Cell(arm),
-            Cell(_ratio(row["wall_ratio"], row["wall_interval"])),
-            Cell(_ratio(row["flops_ratio"], row["flops_interval"])),
-            Cell(f"{row['reached']} of {row['seeds']}"),
-        )
-        for arm, row in arms.items()
-        if row["reached"]
-    ]
-    note = f"Cost until an arm first reaches it, divided by that of {reference}; arms that never do are left out. "
-    note += "Geometric means over seeds, none where a seed did not reach it. Rollouts, scoring and training are in it."
-    return Table(caption, ("arm", "wall-clock ratio", "FLOP ratio", "reached"), tuple(lines), note)
-
-
-def _ratio(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return ABSENT
-    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
-
-
-def _quality_table(values: Mapping[str, Any], label: str) -> Table:
-    lines = [
-        (Cell(arm), Cell(version), *(Cell(_share(row.get(name))) for name in _QUALITY))
-        for arm, versions in values.items()
-        for version, row in versions.items()
-    ]
-    note = "Confident errors: the rejected answer's first wrong step follows a misconception that the base policy "
-    note += "holds there with probability >= 1/2. Base rate: their share of the pairs drawn, the precision of a blind "
-    note += "choice."
-    header = ("arm", "pool", "precision", "base rate", "recall", "mislabelled kept", "mislabelled drawn")
-    return Table(f"Confident errors among the kept pairs, %{label}", header, tuple(lines), note)
-
-
-def _cause_table(values: Mapping[str, Any], label: str) -> Table:
-    causes = sorted({cause for row in values.values() for cause in row})
-    lines = [(Cell(arm), *(Cell(_share(row.get(cause))) for cause in causes)) for arm, row in values.items()]
-    note = "By the cause of the rejected answer's first error: a misconception, a slip, or structure (a step skipped, "
-    note += "repeated or misread). All pools together."
-    return Table(f"Share of the candidates kept, %{label}", ("arm", *causes), tuple(lines), note)
-
-
-_QUALITY = ("precision", "base_rate", "recall", "mislabelled", "mislabelled_base")
-
-
-def _share(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return ABSENT
-    half = "" if entry["low"] is None else f" ± {100 * (entry['high'] - entry['mean']):.1f}"
-    return f"{100 * entry['mean']:.1f}{half}"
-
-
-def _noise_tables(values: Mapping[str, Any], label: str) -> list[Table]:
-    tables = []
-    for policy, arms in values.items():
-        lines = [
-            (Cell(arm), *(Cell(_number(row[name])) for name in ("snr", "variance", "signal")))
-            for arm, row in arms.items()
-        ]
-        note = "Over microbatches of 8 pairs: |E G|² / tr Cov G, tr Cov G, |E G|². Means over seeds."
-        caption = f"Gradient noise at the policy {policy}{label}"
-        tables.append(Table(caption, ("arm", "signal-to-noise", "variance", "signal"), tuple(lines), note))
-    return tables
-
-
-def _number(entry: Mapping[str, Any]) -> str:
-    half = "" if entry["low"] is None else f" ± {entry['high'] - entry['mean']:.2g}"
-    return f"{entry['mean']:.3g}{half}"
-
-
-def _tuning_tables(values: Mapping[str, Any], label: str) -> list[Table]:
-    tables = []
-    for arm, entry in values.items():
-        grid = entry["probe_accuracy"]
-        steps = list(next(iter(grid.values())))
-        best = entry["best"]
-        lines = [
-            (
-                Cell(value),
-                *(
-                    Cell(f"{100 * row[s]:.1f}", is_best=(float(value), int(s)) == (best["value"], best["step"]))
-                    for s in steps
-                ),
-            )
-            for value, row in grid.items()
-        ]
-        tables.append(Table(f"Probe accuracy of {arm}, % by optimizer step{label}", ("value", *steps), tuple(lines)))
-    return tables
-
-
-# -- plots -------------------------------------------------------------------------------------------------------------
 
 
 def study_plots(result: Result) -> list[Plot]:
