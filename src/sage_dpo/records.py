@@ -26,13 +26,18 @@ class Stratum(StrEnum):
 
 
 class VerdictKind(StrEnum):
-    """What the verifier found. Only `CORRECT` and `WRONG` may enter a preference pair."""
+    """What the verifier found."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSEABLE = "unparseable"
     TIMEOUT = "timeout"
     ERROR = "error"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it says anything about the completion; a timeout and an error are neither right nor wrong."""
+        return self not in (VerdictKind.TIMEOUT, VerdictKind.ERROR)
 
 
 class FinishReason(StrEnum):

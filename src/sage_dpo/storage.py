@@ -16,12 +16,14 @@ complete when the manifest says so; rerunning a command skips complete stages.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import platform
+import re
 import time
 import types
 import typing
@@ -39,6 +41,8 @@ from sage_dpo.errors import DataError, RunFolderError
 
 Record = TypeVar("Record")
 LOCK = "run.lock"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MAKE_AGAIN = "restore it from a copy, or repeat the run in another folder (`--output`)"
 _LIBRARIES = ("sage-dpo", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "pyarrow")
 
 
@@ -74,8 +78,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that writes it first") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DataError(f"{path} is not valid JSON ({error}); {_MAKE_AGAIN}") from None
 
 
 def write_records(path: str | Path, records: Iterable[Any], record_type: type) -> None:
@@ -103,7 +107,7 @@ def read_records(path: str | Path, record_type: type[Record]) -> list[Record]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that writes it first") from None
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}); delete it and run the stage again") from None
+        raise DataError(f"{path} is not a readable Parquet file ({error}); {_MAKE_AGAIN}") from None
     names = [field.name for field in dataclasses.fields(record_type)]  # type: ignore[arg-type]
     missing = sorted(set(names) - set(table.column_names))
     if missing:
@@ -259,8 +263,63 @@ class RunFolder:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    # Not splitlines(): it also cuts at U+2028, which JSON strings may hold.
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    """Return the rows of a JSON Lines file; errors as for `numbered_rows`."""
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, row) of a JSON Lines file; empty lines are passed over.
+
+    Raises:
+        DataError: no such file, or a line that is not one JSON object in UTF-8; names file, line and remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give the path of a JSON Lines file")
+    with path.open("rb") as file:  # as bytes: text lines would also end at U+2028, which JSON strings may hold
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = _without_byte_order_mark(line, path)
+            if line.strip():
+                yield number, parse_row(line, f"{path}, line {number}")
+
+
+def parse_row(line: bytes, place: str) -> dict[str, Any]:
+    """Return the JSON object that one line holds.
+
+    Args:
+        line: bytes of the line.
+        place: what a message calls it: `train.jsonl, line 7`.
+
+    Raises:
+        DataError: not UTF-8, not JSON, not an object, or half of a surrogate pair in it, which no file can hold again.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"))
+        if _SURROGATE.search(line):
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from error
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):x}"
+        raise DataError(
+            f"{place}: {half} is half of a surrogate pair, not a character; write the whole pair"
+        ) from error
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of more than 4,300 digits
+        start = line[:60].decode("utf-8", "replace").strip()
+        raise DataError(f"{place}: not JSON ({error}); got {start!r}, expected one object a line") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: got {type(row).__name__}, expected an object; write one object a line")
+    return row
+
+
+def _without_byte_order_mark(line: bytes, path: Path) -> bytes:
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: is UTF-16, expected UTF-8; convert it, for example `iconv -f utf-16 -t utf-8`")
+    line = line.removeprefix(codecs.BOM_UTF8)
+    if line.lstrip().startswith(b"["):
+        raise DataError(f"{path}: is one JSON array, expected one object a line; convert it: `jq -c '.[]' {path.name}`")
+    return line
 
 
 def write_jsonl(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:

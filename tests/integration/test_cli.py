@@ -135,6 +135,15 @@ def test_errors_are_one_message_and_exit_code_two(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_verify_names_a_bad_line_of_the_completions(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "problem": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"problem_id": "a", "completion": "2"}\n{"problem_id": "a", "comp\n')
+    done = command("verify", "--problems", tmp_path / "p.jsonl", "--completions", tmp_path / "bad.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'bad.jsonl'}, line 2: not JSON")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_help_names_every_stage():
     done = command("--help")
     for name in ("run", "tune", "problems", "rollouts", "verify", "pairs", "score", "evaluate", "report", "gym"):

@@ -11,12 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sage_dpo"
 
-FOUNDATION = {"records", "errors", "config", "storage"}
+FOUNDATION = {"records", "errors", "config", "storage", "rules"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
     "config": {"errors"},
     "storage": {"errors"},
+    "rules": {"records"},
     "core": {"errors", "records"},
     "problems": FOUNDATION | {"core"},
     "rollouts": FOUNDATION | {"core"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "gym": {"errors", "records", "core"},
     "evaluation": FOUNDATION | {"core", "rollouts", "verification"},
     "training": FOUNDATION | {"core", "forward", "selection"},
-    "report": {"errors", "records", "config", "storage", "core"},
+    "report": FOUNDATION | {"core"},
     "pipeline": FOUNDATION | {
         "core", "problems", "rollouts", "verification", "pairs", "selectors", "selection", "gym", "evaluation",
         "training", "report",

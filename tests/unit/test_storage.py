@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +11,18 @@ import pytest
 
 from sage_dpo.errors import DataError, RunFolderError
 from sage_dpo.records import Completion, FinishReason, PairScore, PreferencePair, Problem, Verdict, VerdictKind
-from sage_dpo.storage import RunFolder, atomic_path, locked, read_json, read_records, write_json, write_records
+from sage_dpo.storage import (
+    RunFolder,
+    atomic_path,
+    locked,
+    numbered_rows,
+    read_json,
+    read_jsonl,
+    read_records,
+    write_json,
+    write_jsonl,
+    write_records,
+)
 
 SCORE = PairScore(3, "pair", "problem", "easy", 0.5, 0.4, 0.24, 1.0, 0.3, True, 1)
 EXAMPLES = [
@@ -52,6 +65,58 @@ def test_reading_what_is_not_there_or_damaged_or_another_kind(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_bytes(b'"\xff"')
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_no_message_about_a_damaged_file_advises_to_delete_it(tmp_path):
+    for name, read in (("x.json", read_json), ("x.parquet", lambda path: read_records(path, Problem))):
+        (tmp_path / name).write_text("{")
+        with pytest.raises(DataError, match="restore it from a copy, or repeat the run in another folder") as caught:
+            read(tmp_path / name)
+        assert "delete" not in str(caught.value)
+
+
+def test_json_lines_come_back_with_their_numbers(tmp_path):
+    rows = [{"a": "x\u2028y"}, {"a": "é"}, {"a": "\N{GRINNING FACE}"}]  # a line ends at newlines only
+    write_jsonl(tmp_path / "x.jsonl", rows)
+    assert read_jsonl(tmp_path / "x.jsonl") == rows
+    escaped = "\ufeff" + "\r\n \r\n".join(map(json.dumps, rows))  # byte order mark, empty lines, whole surrogate pairs
+    (tmp_path / "x.jsonl").write_bytes(escaped.encode())
+    assert list(numbered_rows(tmp_path / "x.jsonl")) == [(1, rows[0]), (3, rows[1]), (5, rows[2])]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": ', "line 2: not JSON (Expecting value"),
+        (b"[1]", "line 2: got list, expected an object"),
+        (b"null", "line 2: got NoneType, expected an object"),
+        (b'{"a": "\xe9"}', "line 2: not UTF-8 (invalid continuation byte at byte 7); save the file as UTF-8"),
+        (b'{"a": ["\\uD83D"]}', "line 2: \\ud83d is half of a surrogate pair, not a character"),
+        (b'{"a": ' * 100_000, "line 2: not JSON (maximum recursion depth exceeded"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "line 2: not JSON (Exceeds the limit (4300 digits)"),
+    ],
+)
+def test_a_line_that_is_no_object_is_named(line, message, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(DataError, match=re.escape(f"{path}, {message}")) as caught:
+        read_jsonl(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_json_lines_at_all_says_how_to_convert_it(tmp_path):
+    path = tmp_path / "x.jsonl"
+    with pytest.raises(DataError, match="does not exist"):
+        read_jsonl(path)
+    path.write_bytes('{"a": 1}'.encode("utf-16"))
+    with pytest.raises(DataError, match="is UTF-16, expected UTF-8; convert it"):
+        read_jsonl(path)
+    path.write_text('[{"a": 1}]')
+    with pytest.raises(DataError, match="is one JSON array, expected one object a line; convert it"):
+        read_jsonl(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):

@@ -5,7 +5,6 @@ summary and the key of the evaluation (weights, problems, settings) it belongs t
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from sage_dpo.errors import DataError
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict, VerdictKind
 from sage_dpo.rollouts.engine import SamplingParams
+from sage_dpo.rules import verdict_counts
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 
 _logger = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ class SuiteResult:
     @property
     def counts(self) -> dict[str, int]:
         """Completions by verdict, those cut at the token limit, and generated tokens."""
-        kinds = Counter(verdict.kind for verdict in self.verdicts)
         return {
-            **{kind.value: kinds[kind] for kind in VerdictKind},
+            **verdict_counts(self.verdicts),
             "truncated": sum(completion.finish_reason is FinishReason.LENGTH for completion in self.completions),
             "generated_tokens": sum(len(completion.token_ids) for completion in self.completions),
         }

@@ -27,7 +27,7 @@ from sage_dpo.evaluation.suites import BENCHMARKS, GREEDY
 from sage_dpo.records import Problem, Verdict
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_prompts
-from sage_dpo.verification import VerificationRequest
+from sage_dpo.verification import VerificationRequest, requests_for
 
 
 class Grader(Protocol):
@@ -85,11 +85,7 @@ def evaluate_suite(
     started = time.perf_counter()
     prompts = build_prompts(problems, tokenizer, prompt_template=prompt_template, system_prompt=system_prompt)
     completions = engine.sample(prompts, settings=sampling, seed=seed, progress=progress)
-    gold = {problem.id: problem.answer for problem in problems}
-    verdicts = verifier.verify(
-        [VerificationRequest(c.problem_id, c.sample, c.text, gold[c.problem_id]) for c in completions],
-        progress=progress,
-    )
+    verdicts = verifier.verify(requests_for(problems, completions), progress=progress)
     benchmark = BENCHMARKS.get(name)
     return SuiteResult(
         name=name,

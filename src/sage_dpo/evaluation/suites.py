@@ -7,7 +7,6 @@ half-copied file cannot pass for a result.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from sage_dpo.errors import ConfigError, DataError, SuiteSizeError
 from sage_dpo.records import Problem
+from sage_dpo.storage import numbered_rows
 
 GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
 SAMPLED = {"samples": 8, "temperature": 0.6, "top_p": 0.95}
@@ -127,22 +127,13 @@ def load_benchmark(name: str, data: Path | str | None, *, limit: int | None = No
     return list(problems.values())[:limit]
 
 
-def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _file_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the folder that holds it (evaluation.suites.data, or --data)")
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: not valid JSON ({error}); fix or fetch the file again"
-                ) from None
+    return numbered_rows(path)
 
 
-def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, Any]]:
+def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, dict[str, Any]]]:
     if benchmark.hub_id is None or benchmark.hub_revision is None:
         raise ConfigError(
             f"no hub copy of {benchmark.name} is pinned, so it is read from a local file; give a folder with "
@@ -160,9 +151,7 @@ def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, Any]]:
         yield number, {"id": f"{benchmark.name}/{number - 1}", **kept, **fields}
 
 
-def _problem(row: Any, where: str) -> Problem:
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: holds {type(row).__name__}, expected an object with {', '.join(_PROBLEM_FIELDS)}")
+def _problem(row: dict[str, Any], where: str) -> Problem:
     missing = [field for field in _PROBLEM_FIELDS if field not in row]
     if missing:
         raise DataError(f"{where}: lacks {missing}, has {sorted(row)}; expected {', '.join(_PROBLEM_FIELDS)}")

@@ -12,16 +12,14 @@ import numpy as np
 
 from sage_dpo.config import OnPolicyPairSettings
 from sage_dpo.errors import DataError, EmptyPoolError
-from sage_dpo.records import Completion, FinishReason, PreferencePair, Problem, Verdict, VerdictKind
+from sage_dpo.records import Completion, FinishReason, PreferencePair, Problem, Verdict
+from sage_dpo.rules import EMPTY, EQUAL, completion_exclusion, success_rate, verdict_counts
 
 REFERENCE_SAMPLE = -1
 
-# Reasons, as they appear in counts and reports.
+# Reasons, beside those of `rules`, as they appear in counts and reports.
 TRUNCATED = "completion cut at max_new_tokens"
-EMPTY = "empty completion"
 DUPLICATE = "duplicate completion"
-OVER_LONG = "longer than max_length"
-EQUAL = "chosen equals rejected"
 UNKNOWN = "verdict unknown (timeout or error)"
 BEYOND_BOUND = "beyond max_pairs_per_problem"
 NO_COMPLETION = "problem without completions"
@@ -106,7 +104,7 @@ def build_pairs(
     totals = {
         "problems": len(problems),
         "completions": len(completions),
-        **{kind.value: sum(verdict.kind is kind for verdict in verdicts) for kind in VerdictKind},
+        **verdict_counts(verdicts),
         "pairs": len(pairs),
         "pairs with a reference solution": sum(pair.chosen_sample == REFERENCE_SAMPLE for pair in pairs),
     }
@@ -166,7 +164,7 @@ def _join(
 def _pairs_of_problem(
     problem: Problem, graded: list[tuple[Completion, Verdict]], rules: _Rules, counts: Counter[str]
 ) -> list[PreferencePair]:
-    known = [row for row in graded if row[1].kind not in (VerdictKind.TIMEOUT, VerdictKind.ERROR)]
+    known = [row for row in graded if row[1].kind.is_known]
     counts[UNKNOWN] += len(graded) - len(known)
     if not known:
         counts[ALL_UNKNOWN if graded else NO_COMPLETION] += 1
@@ -192,10 +190,10 @@ def _pairs_of_problem(
     if not chosen or not rejected:
         counts[ONE_SIDED] += 1
         return []
-    success_rate = sum(verdict.is_correct for _, verdict in known) / len(known)
+    rate = success_rate(verdict.kind for _, verdict in known)
     selected = _spread(len(chosen), len(rejected), rules.settings.max_pairs_per_problem, _generator(problem.id, rules))
     counts[BEYOND_BOUND] += len(chosen) * len(rejected) - len(selected)
-    return [_pair(problem, chosen[i], rejected[j], success_rate, rules.policy_version) for i, j in selected]
+    return [_pair(problem, chosen[i], rejected[j], rate, rules.policy_version) for i, j in selected]
 
 
 def _usable(
@@ -207,11 +205,16 @@ def _usable(
         reason = None
         if completion.finish_reason is FinishReason.LENGTH and not keep_truncated:
             reason = TRUNCATED
-        elif not completion.text.strip() or completion.token_ids in ((), (rules.eos_token_id,)):
+        elif not completion.text.strip():
             reason = EMPTY
-        elif rules.max_length is not None and len(completion.prompt_ids) + len(completion.token_ids) > rules.max_length:
-            reason = OVER_LONG
-        elif completion.token_ids in usable:
+        else:
+            reason = completion_exclusion(
+                completion.prompt_ids,
+                completion.token_ids,
+                max_length=rules.max_length,
+                eos_token_id=rules.eos_token_id,
+            )
+        if reason is None and completion.token_ids in usable:
             reason = DUPLICATE
         if reason is None:
             usable[completion.token_ids] = completion
@@ -255,7 +258,7 @@ def _generator(name: str, rules: _Rules) -> np.random.Generator:
 
 
 def _pair(
-    problem: Problem, chosen: Completion, rejected: Completion, success_rate: float, policy_version: int
+    problem: Problem, chosen: Completion, rejected: Completion, success_rate: float | None, policy_version: int
 ) -> PreferencePair:
     if chosen.prompt_ids != rejected.prompt_ids:
         raise DataError(

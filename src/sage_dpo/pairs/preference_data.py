@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from sage_dpo.errors import DataError
-from sage_dpo.pairs.build import EMPTY, EQUAL, OVER_LONG, PairBuild
+from sage_dpo.pairs.build import PairBuild
 from sage_dpo.records import PreferencePair
+from sage_dpo.rules import EMPTY, EQUAL, pair_exclusion
+from sage_dpo.storage import numbered_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-EMPTY_PROMPT = "empty prompt"
 _FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
@@ -89,6 +90,8 @@ def _load(source: str, split: str, revision: str | None) -> Dataset:
         if path.is_file():
             if reader is None:
                 raise DataError(f"preference data {source!r} ends in {path.suffix!r}, expected .jsonl or .parquet")
+            if path.suffix == ".jsonl" and not sum(1 for _ in numbered_rows(path)):  # `datasets` names no line
+                raise DataError(f"preference data {source!r} has no rows; give a file with one pair a line")
             return load_dataset(reader, data_files=source, split="train")
         return load_dataset(source, split=split, revision=revision)
     except (DatasetGenerationError, OSError, ValueError) as error:
@@ -166,14 +169,11 @@ def _pair_of_row(
     if any(_is_blank(parts[name]) for name in ("chosen", "rejected")):
         return EMPTY
     prompt_ids, chosen_ids, rejected_ids = _tokenize(parts, row, tokenizer)
-    if not prompt_ids:
-        return EMPTY_PROMPT
-    if not chosen_ids or not rejected_ids:
-        return EMPTY
-    if chosen_ids == rejected_ids:
-        return EQUAL
-    if max_length is not None and len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > max_length:
-        return OVER_LONG
+    reason = pair_exclusion(
+        prompt_ids, chosen_ids, rejected_ids, max_length=max_length, eos_token_id=tokenizer.eos_token_id
+    )
+    if reason is not None:
+        return reason
     decode: Callable[[Any], Any] = partial(tokenizer.decode, skip_special_tokens=True)
     problem_id = next((row[name] for name in ("problem_id", "id") if row.get(name) is not None), None)
     return PreferencePair(

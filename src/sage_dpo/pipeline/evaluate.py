@@ -19,7 +19,8 @@ from sage_dpo.evaluation import evaluate_policy
 from sage_dpo.gym.suites import SUITES
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_suites
-from sage_dpo.verification import Verifier, verdict_counts
+from sage_dpo.rules import verdict_counts
+from sage_dpo.verification import Verifier
 
 
 def evaluate_model(

@@ -10,9 +10,10 @@ from typing import Any
 
 from sage_dpo.errors import DataError
 from sage_dpo.problems import load_problems
-from sage_dpo.records import Completion, Problem, Verdict
-from sage_dpo.storage import read_jsonl, read_records
-from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+from sage_dpo.records import Completion, FinishReason, Problem, Verdict
+from sage_dpo.rules import verdict_counts
+from sage_dpo.storage import numbered_rows, read_records
+from sage_dpo.verification import VerificationRequest, Verifier, requests_for
 
 
 @dataclass(frozen=True)
@@ -72,26 +73,25 @@ def _with_answer_line(request: VerificationRequest) -> VerificationRequest:
 
 
 def _requests(problems: list[Problem], completions: str) -> list[VerificationRequest]:
-    gold = {problem.id: problem.answer for problem in problems}
     if not Path(completions).is_file():
         return [VerificationRequest(p.id, 0, _column(p, completions), p.answer) for p in problems]
     if completions.endswith(".parquet"):
-        rows = [(c.problem_id, c.sample, c.text) for c in read_records(completions, Completion)]
-    else:
-        rows = []
-        for number, row in enumerate(read_jsonl(completions), start=1):
-            if not {"problem_id", "completion"} <= set(row):
-                raise DataError(
-                    f"{completions}, line {number}: has the fields {sorted(row)}, expected problem_id and completion"
-                )
-            rows.append((str(row["problem_id"]), int(row.get("sample", number - 1)), str(row["completion"])))
-    unknown = sorted({problem_id for problem_id, _, _ in rows} - set(gold))
-    if unknown:
-        raise DataError(
-            f"{completions} answers {len(unknown)} problems that are not in the problems file, first {unknown[0]!r}; "
-            "give the problems these completions were sampled for"
-        )
-    return [VerificationRequest(problem_id, sample, text, gold[problem_id]) for problem_id, sample, text in rows]
+        return requests_for(problems, read_records(completions, Completion))
+    return requests_for(problems, _read_completions(completions))
+
+
+def _read_completions(path: str) -> list[Completion]:
+    """Read completions without token ids, which grading does not need; a row without `sample` is its own sample."""
+    completions = []
+    for index, (number, row) in enumerate(numbered_rows(path)):
+        text, sample = row.get("completion"), row.get("sample", index)
+        if not isinstance(text, str) or not isinstance(sample, int) or "problem_id" not in row:
+            raise DataError(
+                f"{path}, line {number}: has the fields {sorted(row)}, expected problem_id, completion (text) and "
+                "optionally sample (a whole number); mend or remove this line"
+            )
+        completions.append(Completion(str(row["problem_id"]), sample, text, (), (), FinishReason.STOP))
+    return completions
 
 
 def _column(problem: Problem, name: str) -> str:

@@ -17,9 +17,10 @@ from sage_dpo.pairs.build import build_pairs
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import SamplingParams, build_prompts
+from sage_dpo.rules import success_rate, verdict_counts
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.storage import read_json, read_records, write_json, write_records
-from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+from sage_dpo.verification import Verifier, requests_for
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RefreshInfo:
         seconds: wall-clock of sampling, verification and pairing.
         generated_tokens: completion tokens sampled.
         prompt_tokens: tokens of their prompts, once per sample.
-        competence: share of verified completions that are correct.
+        competence: success rate over all completions; 0 without a known verdict.
         verdicts, exclusions: counts by kind and by reason.
     """
 
@@ -81,9 +82,8 @@ class OnPolicySource:
         problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
         completions = self._sample(model, problems, version)
         write_records(folder / "completions.parquet", completions, Completion)
-        verdicts = verify_completions(self._verifier, problems, completions, progress=self._progress)
+        verdicts = self._verifier.verify(requests_for(problems, completions), progress=self._progress)
         write_records(folder / "verdicts.parquet", verdicts, Verdict)
-        counts = verdict_counts(verdicts)
         pairs, exclusions, failure = self._build(problems, completions, verdicts, version)
         write_records(folder / "pairs.parquet", pairs, PreferencePair)
         info = RefreshInfo(
@@ -92,8 +92,8 @@ class OnPolicySource:
             seconds=time.perf_counter() - started,
             generated_tokens=sum(len(c.token_ids) for c in completions),
             prompt_tokens=sum(len(c.prompt_ids) for c in completions),
-            competence=counts["correct"] / max(1, counts["correct"] + counts["wrong"] + counts["unparseable"]),
-            verdicts=counts,
+            competence=success_rate(verdict.kind for verdict in verdicts) or 0.0,
+            verdicts=verdict_counts(verdicts),
             exclusions=exclusions,
         )
         write_json(folder / "info.json", asdict(info))  # what it cost counts, also when it made no pair
@@ -167,17 +167,6 @@ def refresh_folder(folder: Path, version: int) -> Path:
 
 def read_info(folder: Path) -> RefreshInfo:
     return RefreshInfo(**read_json(folder / "info.json"))
-
-
-def verify_completions(
-    verifier: Verifier, problems: Sequence[Problem], completions: Sequence[Completion], *, progress: bool
-) -> list[Verdict]:
-    """Grade completions against their problems' answers, in order."""
-    gold = {problem.id: problem.answer for problem in problems}
-    return verifier.verify(
-        [VerificationRequest(c.problem_id, c.sample, c.text, gold[c.problem_id]) for c in completions],
-        progress=progress,
-    )
 
 
 def pool_contents(pairs: Sequence[PreferencePair], info: RefreshInfo) -> PoolContents:

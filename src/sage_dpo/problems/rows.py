@@ -5,16 +5,14 @@ A place is what a message names: `train.jsonl, line 7` or `train.parquet, row 7`
 
 from __future__ import annotations
 
-import codecs
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sage_dpo.errors import DataError
+from sage_dpo.storage import numbered_rows
 
 Row = tuple[str, Mapping[str, Any]]
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[Row]:
@@ -45,7 +43,8 @@ def _read_path(path: Path) -> Iterator[Row]:
     elif path.suffix == ".parquet":
         yield from _read_parquet(path)
     elif path.suffix in (".jsonl", ".json", ".ndjson"):
-        yield from _read_json_lines(path)
+        for number, row in numbered_rows(path):
+            yield f"{path}, line {number}", row
     else:
         raise DataError(
             f"{path}: the suffix {path.suffix!r} is not supported; expected .jsonl or .parquet. "
@@ -87,36 +86,6 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         for row in batch.to_pylist():
             number += 1
             yield f"{path}, row {number}", row
-
-
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    # split at newlines only: str.splitlines would also cut at U+2028, which GSM8K's problems contain
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}, line {number}"
-            if number == 1:
-                line = _without_byte_order_mark(line, path)
-            if line.strip():
-                yield place, _checked(_parse_line(line, place), place)
-
-
-def _without_byte_order_mark(line: bytes, path: Path) -> bytes:
-    if line.startswith(_UTF16):
-        raise DataError(f"{path}: is UTF-16, expected UTF-8; convert it, for example `iconv -f utf-16 -t utf-8`")
-    line = line.removeprefix(codecs.BOM_UTF8)
-    if line.lstrip().startswith(b"["):
-        raise DataError(f"{path}: is one JSON array, expected one object a line; convert it: `jq -c '.[]' {path.name}`")
-    return line
-
-
-def _parse_line(line: bytes, place: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        start = line[:60].decode("utf-8", "replace").strip()
-        raise DataError(f"{place}: not JSON ({error}); got {start!r}, expected one object a line") from error
 
 
 def _checked(row: Any, place: str) -> Mapping[str, Any]:

@@ -6,8 +6,7 @@ the fact goes to `RunData.missing` and the page prints it. Token ids are never r
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from sage_dpo.config import RunConfig, load_config
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.records import FinishReason, VerdictKind
 from sage_dpo.report.summary import Summary
-from sage_dpo.storage import read_json
+from sage_dpo.rules import success_rate
+from sage_dpo.storage import parse_row, read_json
 
 Columns = dict[str, NDArray[Any]]
 _SCORE_COLUMNS = (
@@ -183,12 +183,10 @@ def _read_metrics(path: Path, arm: str, missing: list[str]) -> list[dict[str, An
     if not path.is_file():
         return []
     rows, bad = [], 0
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            row = json.loads(line)
-            rows.append(row) if isinstance(row, dict) else None
-            bad += not isinstance(row, dict)
-        except json.JSONDecodeError:
+            rows.append(parse_row(line, path.name))
+        except DataError:
             bad += bool(line.strip())
     if bad:
         missing.append(f"Arm {arm}: {bad} of {bad + len(rows)} lines of metrics.jsonl are unreadable and left out.")
@@ -233,14 +231,12 @@ def whole_numbers(values: Any) -> dict[str, int]:
 
 
 def _success_rates(verdicts: Columns) -> NDArray[np.float64]:
-    """Return correct / known of each problem with a known verdict; as in training, timeouts and errors are unknown."""
-    is_known = ~np.isin(verdicts["kind"].astype(str), (str(VerdictKind.TIMEOUT), str(VerdictKind.ERROR)))
-    _, problem = np.unique(verdicts["problem_id"][is_known].astype(str), return_inverse=True)
-    correct = (verdicts["kind"][is_known] == VerdictKind.CORRECT).astype(np.float64)
-    rates: NDArray[np.float64] = (
-        np.bincount(problem, weights=correct) / np.bincount(problem) if problem.size else correct
-    )
-    return rates
+    """Return the success rate of each problem with a known verdict, by problem id."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for problem_id, kind in zip(verdicts["problem_id"], verdicts["kind"], strict=True):
+        kinds[str(problem_id)].append(kind)
+    rates = [success_rate(kinds[problem_id]) for problem_id in sorted(kinds)]
+    return np.array([rate for rate in rates if rate is not None], dtype=np.float64)
 
 
 def _finite_scores(scores: Columns) -> tuple[Columns | None, int]:

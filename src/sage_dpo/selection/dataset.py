@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+
+from sage_dpo.rules import pair_exclusion
 
 TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -16,31 +18,14 @@ def usable_rows(dataset: Dataset, max_length: int | None, eos_token_id: int | No
 
     Args:
         dataset: with the columns `prompt_ids`, `chosen_ids`, `rejected_ids`.
-        max_length: longest prompt + completion, in tokens; `None` sets no bound.
-        eos_token_id: a completion of this token alone counts as empty.
+        max_length, eos_token_id: as for `rules.pair_exclusion`.
     """
-    counts: dict[str, int] = {}
-
-    def reason(row: dict[str, Any]) -> str | None:
-        prompt, chosen, rejected = (row[name] for name in TOKEN_COLUMNS)
-        if not prompt:
-            return "empty prompt"
-        if any(not ids or list(ids) == [eos_token_id] for ids in (chosen, rejected)):
-            return "empty completion"
-        if list(chosen) == list(rejected):
-            return "chosen equals rejected"
-        if max_length is not None and len(prompt) + max(len(chosen), len(rejected)) > max_length:
-            return "longer than max_length"
-        return None
-
-    kept = []
-    for index, row in enumerate(dataset.select_columns(list(TOKEN_COLUMNS))):
-        why = reason(row)
-        if why is None:
-            kept.append(index)
-        else:
-            counts[why] = counts.get(why, 0) + 1
-    return kept, counts
+    reasons = [
+        pair_exclusion(*(row[name] for name in TOKEN_COLUMNS), max_length=max_length, eos_token_id=eos_token_id)
+        for row in dataset.select_columns(list(TOKEN_COLUMNS))
+    ]
+    kept = [index for index, reason in enumerate(reasons) if reason is None]
+    return kept, dict(Counter(reason for reason in reasons if reason is not None))
 
 
 def success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:

@@ -96,7 +96,7 @@ def is_complete(run: StudyRun, root: Path) -> bool:
         if changed:
             raise RunFolderError(
                 f"{folder} holds a run of another recipe than the study now has (changed: {', '.join(changed)}); "
-                f"delete {root} to run the study again, or give another `--output`"
+                "give another `--output`, or move that folder away to run it again"
             )
     return (folder / "summary.json").is_file()
 

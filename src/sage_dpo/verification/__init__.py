@@ -7,6 +7,7 @@ with Verifier() as verifier:
 """
 
 from sage_dpo.verification.extraction import Extraction, extract_answer
-from sage_dpo.verification.pool import VerificationRequest, Verifier, verdict_counts
+from sage_dpo.verification.pool import VerificationRequest, Verifier
+from sage_dpo.verification.requests import requests_for
 
-__all__ = ["Extraction", "VerificationRequest", "Verifier", "extract_answer", "verdict_counts"]
+__all__ = ["Extraction", "VerificationRequest", "Verifier", "extract_answer", "requests_for"]

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -277,12 +277,6 @@ class _Run:
         method = {VerdictKind.TIMEOUT: "deadline", VerdictKind.ERROR: "worker"}.get(kind, "math_verify")
         self.verdicts[job] = Verdict("", -1, kind, extracted, method, detail)
         self._bar.update(self._weights[job])
-
-
-def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Return how many verdicts there are of each kind, every kind present: `{"correct": 5, "wrong": 3, ...}`."""
-    counts = Counter(verdict.kind for verdict in verdicts)
-    return {kind.value: counts[kind] for kind in VerdictKind}
 
 
 def _kill_all(workers: list[WorkerProcess], owner_pid: int) -> None:

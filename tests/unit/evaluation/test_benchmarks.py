@@ -67,8 +67,8 @@ def test_limit_takes_the_first_problems_of_a_whole_suite(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("{", "line 2: not valid JSON"),
-        ("[1]", "line 2: holds list, expected an object with id, problem, answer"),
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: got list, expected an object"),
         (
             {"id": "x", "question": "q", "answer": "1"},
             r"line 2: lacks \['problem'\], has \['answer', 'id', 'question'\]",

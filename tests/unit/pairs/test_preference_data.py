@@ -96,6 +96,7 @@ def test_content_problems_are_counted(tiny_tokenizer: Any) -> None:
         {"prompt": "1 ", "chosen": "2", "rejected": "2"},
         {"prompt": "1 ", "chosen": " ", "rejected": "2"},
         {"prompt": "1 ", "chosen": "2", "rejected": ""},
+        {"prompt": "1 ", "chosen": "<|end|>", "rejected": "2"},
         {"prompt": "1 ", "chosen": "2 ", "rejected": "2 <|end|>"},
         {"prompt": "", "chosen": "2", "rejected": "3"},
         {"prompt": "1 ", "chosen": "2 2 2 2", "rejected": "3"},
@@ -105,7 +106,7 @@ def test_content_problems_are_counted(tiny_tokenizer: Any) -> None:
     assert [pair.id for pair in result.pairs] == ["row-0"]
     assert result.counts == {
         "chosen equals rejected": 2,
-        "empty completion": 2,
+        "empty completion": 3,
         "empty prompt": 1,
         "longer than max_length": 1,
     }
@@ -172,9 +173,15 @@ def test_unreadable_data_is_explained(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "rows.csv").write_text("chosen,rejected\n")
     with pytest.raises(DataError, match=r"ends in '.csv', expected .jsonl or .parquet"):
         load_preference_data(tmp_path / "rows.csv")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"empty.jsonl' has no rows"):
+        load_preference_data(tmp_path / "empty.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"chosen": "1", "rejected": "2"}\n{"chosen"\n')
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"bad.jsonl, line 2: not JSON"):
         load_preference_data(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.parquet").write_text("not parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_preference_data(tmp_path / "bad.parquet")
     with pytest.raises(DataError, match=r"lacks the columns \['rejected'\]; it has \['prompt', 'chosen'\]"):
         load_preference_data(Dataset.from_list([{"prompt": "1", "chosen": "2"}]))
     with pytest.raises(DataError, match="no rows"):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+from sage_dpo.rules import verdict_counts
+from sage_dpo.verification import VerificationRequest, Verifier
 
 SUITES = ("gsm8k", "math500", "minerva", "gaokao2023en", "olympiadbench", "college_math", "amc23", "aime24")
 

@@ -16,7 +16,8 @@ import pytest
 
 from sage_dpo.errors import VerifierError
 from sage_dpo.records import VerdictKind
-from sage_dpo.verification import VerificationRequest, Verifier, verdict_counts
+from sage_dpo.rules import verdict_counts
+from sage_dpo.verification import VerificationRequest, Verifier
 from sage_dpo.verification import pool as pool_module
 from sage_dpo.verification.process import WorkerProcess, _environment
 
@@ -205,6 +206,7 @@ def test_interrupt_while_verifying_reaps_the_workers_and_leaves_a_usable_verifie
 
 SCRIPT = """
 import sys
+from sage_dpo.rules import verdict_counts
 from sage_dpo.verification import VerificationRequest, Verifier
 with Verifier(workers=2, soft_timeout_s=60, hard_timeout_s=60) as verifier:
     verifier.verify([VerificationRequest("p", i, "\\\\boxed{\\\\sin x+1}", "1+\\\\sin x+" + str(i)) for i in range(2)])
