@@ -159,16 +159,7 @@ def evaluate_policy(
     results = {}
     for name, problems in suites.items():
         sampling = suite_sampling(name, max_new_tokens=max_new_tokens, samples=(samples or {}).get(name))
-        key = {
-            "weights": weights,
-            "problems": _problems_sha256(problems),
-            "sampling": asdict(sampling),
-            "seed": seed if sampling.temperature else 0,
-            "grader": f"sage-dpo {__version__}, math-verify {version('math-verify')}",
-            "prompt_template": rollouts.prompt_template,
-            "system_prompt": rollouts.system_prompt,
-            "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        }
+        key = _key(weights, problems, sampling, rollouts, tokenizer, seed)
         result = read_result(folder, name, key, sampling) if folder else None
         if result is None:
             result = evaluate_suite(
@@ -187,6 +178,27 @@ def evaluate_policy(
                 write_result(folder, result, key, problems)
         results[name] = result
     return EvaluationResult(results)
+
+
+def _key(
+    weights: str,
+    problems: Sequence[Problem],
+    sampling: SamplingParams,
+    rollouts: RolloutSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+) -> dict[str, Any]:
+    """Return everything that a suite's result depends on."""
+    return {
+        "weights": weights,
+        "problems": _problems_sha256(problems),
+        "sampling": asdict(sampling),
+        "seed": 0 if sampling.is_greedy else seed,
+        "grader": f"sage-dpo {__version__}, math-verify {version('math-verify')}",
+        "prompt_template": rollouts.prompt_template,
+        "system_prompt": rollouts.system_prompt,
+        "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+    }
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

@@ -156,8 +156,8 @@ def train_policy(
     return {
         "parameters": float(model.num_parameters()),
         "steps": float(steps),
-        "first_loss": sum(first) / max(1, len(first)),
-        "last_loss": sum(last) / max(1, len(last)),
+        "first_loss": sum(first) / len(first),
+        "last_loss": sum(last) / len(last),
     }
 
 

@@ -26,7 +26,7 @@ class Suite:
         expected_size: number of problems; loading another number raises.
         shape: which stories it draws.
         misconceptions: if not empty, every problem offers at least one of these and no other.
-        description: one line for reports.
+        description: one line for people.
     """
 
     name: str

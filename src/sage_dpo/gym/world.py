@@ -105,12 +105,6 @@ def generate_problem(
     )
 
 
-def split_of(story: Story) -> str:
-    """Return the split to which a story belongs."""
-    bucket = story.digest() % _BUCKETS
-    return next(split for split in SPLITS if _bounds(split)[0] <= bucket < _bounds(split)[1])
-
-
 def draw_story(rng: random.Random, shape: StoryShape) -> Story:
     """Return a random story whose states all lie in [2, 49]."""
     count = rng.choice(shape.steps)

@@ -184,16 +184,15 @@ def _pairs_of_problem(
     chosen = _usable(correct, rules, counts, keep_truncated=False)
     rejected = _usable(wrong, rules, counts, keep_truncated=rules.settings.keep_truncated_rejected)
     chosen_ids = {completion.token_ids for completion in chosen}
-    is_equal = [completion.token_ids in chosen_ids for completion in rejected]
-    counts[EQUAL] += sum(is_equal)
-    rejected = [completion for completion, equal in zip(rejected, is_equal, strict=True) if not equal]
-    if not chosen or not rejected:
+    different = [completion for completion in rejected if completion.token_ids not in chosen_ids]
+    counts[EQUAL] += len(rejected) - len(different)
+    if not chosen or not different:
         counts[ONE_SIDED] += 1
         return []
     rate = success_rate(verdict.kind for _, verdict in known)
-    selected = _spread(len(chosen), len(rejected), rules.settings.max_pairs_per_problem, _generator(problem.id, rules))
-    counts[BEYOND_BOUND] += len(chosen) * len(rejected) - len(selected)
-    return [_pair(problem, chosen[i], rejected[j], rate, rules.policy_version) for i, j in selected]
+    selected = _spread(len(chosen), len(different), rules.settings.max_pairs_per_problem, _generator(problem.id, rules))
+    counts[BEYOND_BOUND] += len(chosen) * len(different) - len(selected)
+    return [_pair(problem, chosen[i], different[j], rate, rules.policy_version) for i, j in selected]
 
 
 def _usable(
@@ -202,18 +201,7 @@ def _usable(
     """Return completions that may enter a pair, each token sequence once; count the others."""
     usable: dict[tuple[int, ...], Completion] = {}
     for completion in completions:
-        reason = None
-        if completion.finish_reason is FinishReason.LENGTH and not keep_truncated:
-            reason = TRUNCATED
-        elif not completion.text.strip():
-            reason = EMPTY
-        else:
-            reason = completion_exclusion(
-                completion.prompt_ids,
-                completion.token_ids,
-                max_length=rules.max_length,
-                eos_token_id=rules.eos_token_id,
-            )
+        reason = _exclusion(completion, rules, keep_truncated)
         if reason is None and completion.token_ids in usable:
             reason = DUPLICATE
         if reason is None:
@@ -221,6 +209,16 @@ def _usable(
         else:
             counts[reason] += 1
     return list(usable.values())
+
+
+def _exclusion(completion: Completion, rules: _Rules, keep_truncated: bool) -> str | None:
+    if completion.finish_reason is FinishReason.LENGTH and not keep_truncated:
+        return TRUNCATED
+    if not completion.text.strip():
+        return EMPTY
+    return completion_exclusion(
+        completion.prompt_ids, completion.token_ids, max_length=rules.max_length, eos_token_id=rules.eos_token_id
+    )
 
 
 def _reference_completion(

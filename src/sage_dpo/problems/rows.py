@@ -28,8 +28,9 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[Row]
         names = ", ".join(repr(name) for name in source)
         raise DataError(f"got a mapping with the keys {names}, expected rows; choose one split, as in data['train']")
     for number, row in enumerate(source, start=1):
-        place = f"row {number}"
-        yield place, _checked(row, place)
+        if not isinstance(row, Mapping):
+            raise DataError(f"row {number}: got {type(row).__name__}, expected an object with the fields of a problem")
+        yield f"row {number}", row
 
 
 def _read_path(path: Path) -> Iterator[Row]:
@@ -63,8 +64,7 @@ def _read_folder(path: Path) -> Iterator[Row]:
         import datasets
 
         for number, row in enumerate(datasets.load_from_disk(str(path)), start=1):
-            place = f"{path}, row {number}"
-            yield place, _checked(row, place)
+            yield f"{path}, row {number}", row
         return
     files = sorted(child for child in path.iterdir() if child.suffix in (".jsonl", ".parquet"))
     if not files:
@@ -86,9 +86,3 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         for row in batch.to_pylist():
             number += 1
             yield f"{path}, row {number}", row
-
-
-def _checked(row: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(row, Mapping):
-        raise DataError(f"{place}: got {type(row).__name__}, expected an object with the fields of a problem")
-    return row

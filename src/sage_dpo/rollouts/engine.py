@@ -60,6 +60,15 @@ class SamplingParams:
             if not is_valid:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected {wanted}; check rollouts.{name}")
 
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def copies(self) -> int:
+        """How often one decoded completion stands in the result: greedy samples of a prompt are all equal."""
+        return self.samples if self.is_greedy else 1
+
     @classmethod
     def from_settings(cls, settings: config.RolloutSettings) -> SamplingParams:
         names = ("samples", "temperature", "top_p", "top_k", "max_new_tokens")

@@ -95,7 +95,7 @@ class NaNCheck(LogitsProcessor):
 
 def build_processors(settings: SamplingParams, uniforms: Tensor) -> LogitsProcessorList:
     """Return transformers' own warpers in their usual order, then the sampler; greedy needs only the NaN check."""
-    if settings.temperature == 0.0:
+    if settings.is_greedy:
         return LogitsProcessorList([NaNCheck(uniforms.device)])
     processors = LogitsProcessorList()
     if settings.temperature != 1.0:

@@ -115,7 +115,7 @@ class ServerEngine:
         return {
             "model": self.model,
             "prompt": list(prompt.prompt_ids),
-            "n": settings.samples if settings.temperature > 0.0 else 1,
+            "n": settings.samples // settings.copies,
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "seed": request_seed(seed, policy_version, prompt.problem_id),
@@ -203,13 +203,12 @@ def _choices(answer: Any, prompt: RolloutPrompt, settings: SamplingParams) -> li
             f"the server answered problem {prompt.problem_id!r} without `choices`: {str(answer)[:200]!r}"
         )
     choices = sorted(choices, key=lambda choice: choice.get("index", 0))
-    copies = settings.samples if settings.temperature == 0.0 else 1
-    if len(choices) * copies != settings.samples:
+    if len(choices) * settings.copies != settings.samples:
         raise RolloutError(
             f"the server returned {len(choices)} completions for problem {prompt.problem_id!r}, expected "
-            f"{settings.samples // copies}; does it support `n`?"
+            f"{settings.samples // settings.copies}; does it support `n`?"
         )
-    return choices * copies
+    return choices * settings.copies
 
 
 def _import_client() -> Any:

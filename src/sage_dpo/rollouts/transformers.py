@@ -101,9 +101,7 @@ class TransformersEngine:
     ) -> list[Completion]:
         """Return completions ordered by prompt, then sample; see `RolloutEngine.sample`."""
         check_request(prompts, seed)
-        # Greedy samples of one prompt are equal: decode one, repeat it below.
-        copies = settings.samples if settings.temperature == 0.0 else 1
-        samples = settings.samples // copies
+        samples = settings.samples // settings.copies
         rows = [
             _Row(index * samples + sample, sample, prompt)
             for index, prompt in enumerate(prompts)
@@ -120,7 +118,7 @@ class TransformersEngine:
                 batch, waiting = queue[: self.batch_size], queue[self.batch_size :]
                 self._decode(batch, request, may_defer=bool(waiting))
                 queue = sorted([*waiting, *(row for row in batch if not row.is_done)], key=len)
-        return self._completions(rows, policy_version, copies)
+        return self._completions(rows, policy_version, settings.copies)
 
     def _decode(self, batch: list[_Row], request: _Request, *, may_defer: bool) -> None:
         """Extend the rows of one batch, all to their end, or all but the stragglers if `may_defer`."""
@@ -176,7 +174,7 @@ class TransformersEngine:
     def _uniforms(self, running: list[_Row], steps: int, request: _Request) -> Tensor:
         """Return `[B, steps]` uniforms, each row's from its next position on."""
         numbers = np.zeros((len(running), steps), dtype=np.float32)
-        if request.settings.temperature > 0.0:
+        if not request.settings.is_greedy:
             for target, row in zip(numbers, running, strict=True):
                 row_numbers = completion_uniforms(
                     request.seed, request.policy_version, row.prompt.problem_id, row.sample, len(row.tokens) + steps
