@@ -52,7 +52,10 @@ ENGINES: dict[str, Callable[[Any], contextlib.AbstractContextManager[RolloutEngi
 }
 
 
-@pytest.fixture(params=ENGINES)
+SLOW = ("transformers, batches of 5", "transformers, LoRA")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ENGINES])
 def engine(request: pytest.FixtureRequest, tiny_tokenizer: Any) -> Iterator[RolloutEngine]:
     with ENGINES[request.param](tiny_tokenizer) as engine:
         yield engine

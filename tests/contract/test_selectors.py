@@ -318,6 +318,7 @@ def test_a_share_that_is_a_whole_number_of_places_is_not_rounded_down() -> None:
     assert len(set.intersection(*runs)) == 71
 
 
+@pytest.mark.slow
 def test_random_places_are_uniform_over_the_rest() -> None:
     selector, scores = make_selector(variant(selector="lowest_margin", random_share=0.5)), make_scores()
     best = choose(make_selector(variant(selector="lowest_margin")), scores, 3, None).kept
@@ -350,6 +351,7 @@ def test_random_places_are_not_for_pairs_at_the_boundary() -> None:
 # Kept pairs drawn in proportion to the utility
 
 
+@pytest.mark.slow
 def test_one_drawn_pair_follows_the_utilities() -> None:
     # sage with damping only (h = 0) and J = 1 has S = g^2 / lambda; S^(1/T) with T = 2 is proportional to g
     changes = {"use_curvature": False, "use_informativeness": False, "cut_temperature": 2.0, "margin_temperature": 1.0}

@@ -10,7 +10,10 @@ from benchmarks.gpu.setup import find_setup, measured_peak, scoring_flops
 from sage_dpo.forward import TokenizedCompletion
 from sage_dpo.planning.cost import Sequences, inference_flops
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="would run the 1.5B model, minutes on a GPU")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="would run the 1.5B model, minutes on a GPU"),
+]
 
 
 @pytest.mark.parametrize("module", [scoring, training_step])

@@ -21,6 +21,7 @@ def test_sizes_are_as_named(size: str, low: float, high: float) -> None:
     assert low < build_policy(size, build_tokenizer(), seed=0).num_parameters() < high
 
 
+@pytest.mark.slow
 def test_sixteen_steps_reduce_the_loss_and_repeat_exactly(tmp_path: Path) -> None:
     runs = [train_policy("S", tmp_path / name, seed=3, steps=16, progress=False) for name in ("a", "b")]
     assert runs[0] == runs[1]
@@ -45,6 +46,7 @@ def test_unknown_or_unbundled_sizes_are_rejected() -> None:
     assert set(SIZES) == {"S", "M", "L"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "parameters", "megabytes"), [("S", 350_592, 1.5), ("M", 2_251_776, 4.6)])
 @torch.inference_mode()
 def test_bundled_policy_is_half_right_and_its_format_is_sound(size: str, parameters: int, megabytes: float) -> None:

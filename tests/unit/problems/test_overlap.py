@@ -66,6 +66,7 @@ def test_share_outside_its_range_is_rejected(min_share: float) -> None:
         overlap_report([], {}, min_share=min_share)
 
 
+@pytest.mark.slow
 def test_benchmark_overlap_is_what_its_readme_states(benchmark_data: Path) -> None:
     names = ("gsm8k", "math500", "minerva", "gaokao2023en", "olympiadbench", "college_math", "amc23", "aime24")
     suites = {name: load_problems(benchmark_data / f"{name}.jsonl").problems for name in names}

@@ -20,6 +20,8 @@ from sage_dpo.report.page import MAX_POINTS
 from sage_dpo.report.run import read_run
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 
+pytestmark = pytest.mark.slow  # every test draws a page with its plots
+
 RunBuilder = Callable[..., Path]
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 

@@ -30,6 +30,7 @@ def plain_greedy(model: Any, prompt: RolloutPrompt, tokens: int) -> tuple[int, .
     return tuple(out[0, ids.shape[1] :].tolist())
 
 
+@pytest.mark.slow
 def test_greedy_equals_plain_generate_row_by_row(prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
     """Through padding, shared prefill, dropped rows and deferred stragglers."""
     model = make_tiny_model(3)
@@ -38,6 +39,7 @@ def test_greedy_equals_plain_generate_row_by_row(prompts: list[RolloutPrompt], t
     assert [c.token_ids for c in completions] == [plain_greedy(model, prompt, 40) for prompt in prompts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_batch_size_does_not_change_a_completion(
     prompts: list[RolloutPrompt], tiny_model: Any, tiny_tokenizer: Any, temperature: float

@@ -12,6 +12,8 @@ import pytest
 from sage_dpo.rules import verdict_counts
 from sage_dpo.verification import VerificationRequest, Verifier
 
+pytestmark = pytest.mark.slow  # thousands of answers
+
 SUITES = ("gsm8k", "math500", "minerva", "gaokao2023en", "olympiadbench", "college_math", "amc23", "aime24")
 
 
