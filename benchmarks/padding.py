@@ -17,7 +17,7 @@ from benchmarks.scoring import DEFAULT_BATCH, make_contest
 from benchmarks.shared_prompts import sharing_above
 from benchmarks.training_step import MICROBATCH, VOCABULARY, make_sage, make_trl
 from benchmarks.workload import make_policy
-from sage_dpo.forward.prefix_sharing import LEAST_SAVED
+from sage_dpo.forward.prefix_sharing import MIN_SAVED_SHARE
 
 MOST = {"scoring": 1.06, "training": 1.15}
 
@@ -30,7 +30,7 @@ def _scoring(pairs: int) -> list[Claim]:
     contest = make_contest(VOCABULARY, pairs)
     real = sum(len(completion) for completion in contest.completions)
     ratios = {}
-    for least in (math.inf, LEAST_SAVED):
+    for least in (math.inf, MIN_SAVED_SHARE):
         with sharing_above(least), counted_tokens(contest.model, training=False) as counts:
             contest.ours()
         ratios[least] = sum(counts) / real
@@ -44,7 +44,7 @@ def _training(pairs: int) -> list[Claim]:
     ours = functools.partial(make_sage, make_model, 1.0, pairs=pairs, selector="all", max_steps=1)
     peer = functools.partial(make_trl, make_model, MICROBATCH, pairs=pairs, max_steps=1)
     ratios = []
-    for make, least in ((ours, math.inf), (ours, LEAST_SAVED), (peer, math.inf)):
+    for make, least in ((ours, math.inf), (ours, MIN_SAVED_SHARE), (peer, math.inf)):
         trainer = make()
         columns = trainer.train_dataset[:]
         rows = zip(*(columns[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)

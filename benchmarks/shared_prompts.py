@@ -33,14 +33,14 @@ TOKEN_BUDGET = 4096
 
 
 @contextlib.contextmanager
-def sharing_above(least_saved: float) -> Iterator[None]:
+def sharing_above(min_saved_share: float) -> Iterator[None]:
     """Share prompts where that saves this share of the tokens; infinity is never."""
-    before = prefix_sharing.LEAST_SAVED
-    prefix_sharing.LEAST_SAVED = least_saved
+    before = prefix_sharing.MIN_SAVED_SHARE
+    prefix_sharing.MIN_SAVED_SHARE = min_saved_share
     try:
         yield
     finally:
-        prefix_sharing.LEAST_SAVED = before
+        prefix_sharing.MIN_SAVED_SHARE = before
 
 
 def sharing(is_on: bool) -> contextlib.AbstractContextManager[None]:
@@ -62,9 +62,8 @@ def rollouts(completions: Sequence[TokenizedCompletion]) -> list[TokenizedComple
 
 def saved_share(completions: Sequence[TokenizedCompletion]) -> float:
     """Return the share of the tokens that need not be run, were all in one row."""
-    prompts = [c.prompt_ids for c in completions]
-    lengths, prompt_lengths = (np.array([len(x) for x in column]) for column in (completions, prompts))
-    return prefix_sharing.saved_share(prefix_sharing.parts_of(prompts, lengths, prompt_lengths=prompt_lengths))
+    lengths = np.array([len(c) for c in completions])
+    return prefix_sharing.saved_share(prefix_sharing.segments_of([c.prompt_ids for c in completions], lengths))
 
 
 def score(contest: Contest, completions: Sequence[TokenizedCompletion], is_shared: bool) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Forward passes over rows of unequal lengths: how they are laid out, and what is computed from them."""
 
-from sage_dpo.forward.batching import packed_batches, padding_ratio, token_budget_batches
+from sage_dpo.forward.batching import group_by_prompt
 from sage_dpo.forward.scorer import CompletionScores, TokenizedCompletion, as_completions, score_completions
 from sage_dpo.forward.training_rows import remove_padding
 
@@ -8,9 +8,7 @@ __all__ = [
     "CompletionScores",
     "TokenizedCompletion",
     "as_completions",
-    "packed_batches",
-    "padding_ratio",
+    "group_by_prompt",
     "remove_padding",
     "score_completions",
-    "token_budget_batches",
 ]

@@ -1,6 +1,8 @@
-"""Length buckets under a token budget: how sequences are grouped so that little padding is computed."""
+"""Batches under a token budget: by length, end to end, and by prompt."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +67,44 @@ def packed_batches(lengths: NDArray[np.int64], *, token_budget: int) -> list[NDA
     return batches
 
 
-def padding_ratio(lengths: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> float:
-    """Return padded tokens over real tokens for a batching; 1.0 is no padding."""
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return padded / max(int(np.sum(lengths)), 1)
+def prompt_batches(
+    prompts: Sequence[Sequence[int]], lengths: NDArray[np.int64], *, token_budget: int
+) -> list[NDArray[np.int64]]:
+    """Group sequences into batches that run without padding and hold a prompt once for all that share it.
+
+    Arguments, result and errors as for `packed_batches`, and `prompts` as for `group_by_prompt`.
+    """
+    groups = group_by_prompt(prompts, lengths, token_budget=token_budget)
+    saved = [(len(group) - 1) * (len(prompts[group[0]]) - 1) for group in groups]
+    tokens = np.array([lengths[group].sum() for group in groups], dtype=np.int64) - np.array(saved, dtype=np.int64)
+    batches = packed_batches(tokens, token_budget=token_budget)
+    return [np.concatenate([groups[i] for i in batch]) for batch in batches]
+
+
+def group_by_prompt(
+    prompts: Sequence[Sequence[int]], lengths: NDArray[np.int64], *, token_budget: float
+) -> list[NDArray[np.int64]]:
+    """Group sequences that share a prompt.
+
+    Args:
+        prompts: `[N]` token ids, hashable, at least one each.
+        lengths: `[N]` tokens of the sequences, prompts included.
+        token_budget: no group takes more tokens in a row (`prefix_sharing.segments_of`), unless it is one sequence.
+
+    Returns:
+        Index arrays that together hold each of 0..N-1 once, in order of first appearance.
+    """
+    groups: list[list[int]] = []
+    tokens: list[int] = []
+    latest: dict[Sequence[int], int] = {}  # of each prompt, the group that may have room
+    for index, (prompt, length) in enumerate(zip(prompts, lengths.tolist(), strict=True)):
+        added = length - len(prompt) + 1
+        group = latest.get(prompt)
+        if group is not None and tokens[group] + added <= token_budget:
+            groups[group].append(index)
+            tokens[group] += added
+        else:
+            latest[prompt] = len(groups)
+            groups.append([index])
+            tokens.append(length)
+    return [np.array(group, dtype=np.int64) for group in groups]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,29 +40,32 @@ _NOT_SLICED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The T tokens whose probabilities are wanted.
+    """The T tokens whose statistics are wanted.
 
     Attributes:
         rows, positions: `[T]` int64, where each stands in the model's `[B, L]` input; positions >= 1.
         ids: `[T]` int64 token ids.
+        with_informativeness: whether that is wanted too; without it there is one column of statistics less, the other
+            is the same.
     """
 
     rows: Tensor
     positions: Tensor
     ids: Tensor
+    with_informativeness: bool = True
 
     def to(self, device: torch.device) -> Targets:
-        return Targets(self.rows.to(device), self.positions.to(device), self.ids.to(device))
+        return replace(self, rows=self.rows.to(device), positions=self.positions.to(device), ids=self.ids.to(device))
 
 
 def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets, **arguments: Any) -> Tensor:
-    """Run the model once and return `[T, 2]` float32: log p(y_t), nats, and the informativeness of each target.
+    """Run the model once and return `[T, 1 or 2]` float32: log p(y_t), nats, and the informativeness of each target.
 
     Args:
         model: causal language model, also wrapped by accelerate, DistributedDataParallel or PEFT.
         input_ids: `[B, L]`, padded on the right; no attention mask is passed.
         targets: which tokens.
-        arguments: more for the model's forward pass, see `packing.packing_arguments`.
+        arguments: more for the model's forward pass, see `prefix_sharing.segment_arguments`.
     """
     head = _output_head(model)
     if head is not None and head not in _NOT_SLICED:
@@ -75,22 +78,25 @@ def forward_statistics(model: nn.Module, input_ids: Tensor, targets: Targets, **
     return _in_slices(lambda states: states, logits[:, -input_ids.shape[1] :], targets)
 
 
-def token_statistics(logits: Tensor, targets: Tensor) -> Tensor:
+def token_statistics(logits: Tensor, ids: Tensor, *, with_informativeness: bool = True) -> Tensor:
     """Return log p(y_t) and the informativeness of each token.
 
     Args:
         logits: `[T, V]`, any floating dtype; computed in float32. Overwritten, if they are float32.
-        targets: `[T]` token ids y_t.
+        ids: `[T]` token ids y_t.
+        with_informativeness: off leaves the second column out, and the sum over squared probabilities.
 
     Returns:
-        `[T, 2]` float32.
+        `[T, 1 or 2]` float32.
     """
     logits = logits.float()
     logits.sub_(logits.amax(dim=-1, keepdim=True))
-    target = logits.gather(1, targets[:, None])[:, 0]
+    target = logits.gather(1, ids[:, None])[:, 0]
     weights = logits.exp_()
     total = weights.sum(dim=-1)
     logps = target - total.log()
+    if not with_informativeness:
+        return logps[:, None]
     sum_sq_probs = (torch.linalg.vector_norm(weights, dim=-1) / total) ** 2
     return torch.stack([logps, token_informativeness(logps, sum_sq_probs)], dim=1)
 
@@ -133,15 +139,18 @@ def _replaced_forward(head: nn.Module, targets: Targets, length: int) -> Iterato
 
 
 def _in_slices(head: Callable[[Tensor], Tensor], states: Tensor, targets: Targets) -> Tensor:
-    """Return `[T, 2]`: `head` applied to the states that predict the targets, a slice at a time."""
+    """Return `[T, 1 or 2]`: `head` applied to the states that predict the targets, a slice at a time."""
     targets = targets.to(states.device)  # a model spread over several GPUs ends on another than it begins
-    statistics = torch.empty(len(targets.ids), 2, dtype=torch.float32, device=states.device)
+    columns = 1 + targets.with_informativeness
+    statistics = torch.empty(len(targets.ids), columns, dtype=torch.float32, device=states.device)
     budget = _SLICE["cpu" if states.device.type == "cpu" else "cuda"]
     start, width = 0, 1  # the first token tells the size of the vocabulary
     while start < len(targets.ids):
         here = slice(start, start + width)
         logits = head(states[targets.rows[here], targets.positions[here] - 1])  # the state at t predicts token t + 1
-        statistics[here] = token_statistics(logits, targets.ids[here])
+        statistics[here] = token_statistics(
+            logits, targets.ids[here], with_informativeness=targets.with_informativeness
+        )
         start, width = start + width, max(1, budget // logits.shape[-1])
     return statistics
 
@@ -150,11 +159,13 @@ def _in_tiles(head: nn.Linear, states: Tensor, targets: Targets) -> Tensor:
     """Return the same as `_in_slices`, by TRL's kernel."""
     targets = targets.to(states.device)
     before = states[targets.rows, targets.positions - 1]
-    outputs = ("log_sum_sq_probs",)
+    outputs = ("log_sum_sq_probs",) if targets.with_informativeness else ()
     with torch.cuda.device_of(before):  # Triton launches on the current device
         logps, _, log_sum_sq_probs, _, _ = ChunkedLogProbFunction.apply(
             before, head.weight, head.bias, targets.ids, 1.0, _TILE, None, 1.0, outputs
         )
+    if not targets.with_informativeness:
+        return logps[:, None]
     return torch.stack([logps, token_informativeness(logps, log_sum_sq_probs.exp())], dim=1)
 
 

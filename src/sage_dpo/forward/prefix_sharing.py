@@ -1,13 +1,13 @@
-"""A prompt is run once for all of its completions.
+"""Prefix sharing: a prompt is run once for all of its completions.
 
 All run in one row, without padding: a prompt with its first completion, behind it the prompt's other completions, each
-led by the prompt's last token, whose state predicts their first token. A `Part` of the row attends to itself and to
-the first tokens of the part that it goes on from, and its positions count on from there. Attention is causal, so a
+led by the prompt's last token, whose state predicts their first token. A `Segment` of the row attends to itself and to
+its prefix, the first tokens of an earlier segment, and its positions count on from there. Attention is causal, so a
 prompt's states do not depend on what follows it, and every completion gets what it gets alone.
 
-Transformers' attention functions do not know of parts. The one that a model uses is registered anew, wrapped; called
-without parts, it does what it did. FlashAttention takes sequences whose keys are more than their queries, so its keys
-are gathered; PyTorch's own attention (sdpa) runs part by part, which costs calls.
+Transformers' attention functions do not know of segments. The one that a model uses is registered anew, wrapped; called
+without segments, it does what it did. FlashAttention takes sequences whose keys are more than their queries, so its
+keys are gathered; PyTorch's own attention (sdpa) runs segment by segment, which costs calls.
 
 What this file does not know: heads, log-probabilities, pairs.
 """
@@ -26,29 +26,29 @@ from torch._dynamo import OptimizedModule
 from transformers.modeling_flash_attention_utils import flash_attn_supports_top_left_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sage_dpo.forward.packing import has_windows, is_flash, packable_config, packing_arguments
+from sage_dpo.forward.packing import has_windows, is_flash, packable_config, packing_arguments, supports_packing
 
-LEAST_SAVED = 0.1
+MIN_SAVED_SHARE = 0.1
 """Share of the tokens that must be saved. On a CPU the time saved is about the share of tokens saved from there on
 (`benchmarks.shared_prompts`)."""
 
-LEAST_PER_PART = {"cpu": 8, "cuda": 256}
-"""Tokens that must be saved per part, on average, where attention runs part by part. On a CPU, tried by hand with
-models of width 64 and 128: 3.5 made a pass slower, 12 faster. On a GPU an estimate, from the time it takes to launch a
-part's kernels."""
+MIN_SAVED_PER_SEGMENT = {"cpu": 8, "cuda": 256}
+"""Tokens that must be saved per segment, on average, where attention runs segment by segment. On a CPU, tried by hand
+with models of width 64 and 128: 3.5 made a pass slower, 12 faster. On a GPU an estimate, from the time it takes to
+launch a segment's kernels."""
 
-_MASKED = 512
-"""Tokens of a part, at most, that attend with a mask, which PyTorch's attention needs behind a prompt. Longer parts
-attend together with their prompt, without one: a backward pass keeps masks, as large as queries times keys."""
+_MAX_MASKED = 512
+"""Tokens of a segment, at most, that attend with a mask, which PyTorch's attention needs behind a prefix. Longer ones
+attend together with their prefix, without a mask: a backward pass keeps masks, as large as queries times keys."""
 
 
-class Part(NamedTuple):
-    """Tokens of the row that belong together.
+class Segment(NamedTuple):
+    """Tokens of a row that belong together.
 
     Attributes:
         length: tokens.
-        prefix: tokens that come before them: the first of part number `origin`.
-        origin: number of the first part with the same prompt, which has no prefix.
+        prefix: tokens that come before them: the first of segment number `origin`.
+        origin: number of the first segment with the same prompt, which has no prefix.
     """
 
     length: int
@@ -56,14 +56,14 @@ class Part(NamedTuple):
     origin: int
 
 
-def can_share_prompts(model: nn.Module) -> bool:
-    """Whether `model`, possibly wrapped, can run with parts.
+def supports_prefix_sharing(model: nn.Module) -> bool:
+    """Whether `model`, possibly wrapped, can run with segments.
 
     One of `PACKED_MODELS` with FlashAttention, or with PyTorch's attention and without sliding windows. Not with
-    compiled layers, which would be compiled again for every new set of parts.
+    compiled layers, which would be compiled again for every new set of segments.
     """
     config = packable_config(model)
-    if config is None or has_compiled_layers(model):
+    if config is None or _has_compiled_layers(model):
         return False
     attention = config._attn_implementation
     if is_flash(attention):
@@ -71,109 +71,75 @@ def can_share_prompts(model: nn.Module) -> bool:
     return attention == "sdpa" and not has_windows(config)
 
 
-def has_compiled_layers(model: nn.Module) -> bool:
-    """Whether `torch.compile` was applied to the model or to modules of it."""
+def _has_compiled_layers(model: nn.Module) -> bool:
     return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
 
 
-def group_by_prompt(
-    prompts: Sequence[Hashable], lengths: NDArray[np.int64], *, prompt_lengths: NDArray[np.int64], token_budget: float
-) -> list[NDArray[np.int64]]:
-    """Group sequences that share a prompt.
+def segments_of(prompts: Sequence[Sequence[int]], lengths: NDArray[np.int64]) -> list[Segment]:
+    """Return the segments of a row that holds sequences one after another: of a prompt only the first has all of it.
 
-    Args:
-        prompts: `[N]`, equal where prompts are.
-        lengths: `[N]` tokens of the sequences, prompts included.
-        prompt_lengths: `[N]` tokens of the prompts, >= 1.
-        token_budget: no group takes more tokens in a row (`parts_of`), unless it is a single sequence.
-
-    Returns:
-        Index arrays that together hold each of 0..N-1 once, in order of first appearance.
+    Arguments as for `batching.group_by_prompt`.
     """
-    groups: list[list[int]] = []
-    tokens: list[int] = []
-    latest: dict[Hashable, int] = {}  # of each prompt, the group that may have room
-    for index, prompt in enumerate(prompts):
-        added = int(lengths[index] - prompt_lengths[index]) + 1
-        group = latest.get(prompt)
-        if group is not None and tokens[group] + added <= token_budget:
-            groups[group].append(index)
-            tokens[group] += added
-        else:
-            latest[prompt] = len(groups)
-            groups.append([index])
-            tokens.append(int(lengths[index]))
-    return [np.array(group, dtype=np.int64) for group in groups]
-
-
-def parts_of(
-    prompts: Sequence[Hashable], lengths: NDArray[np.int64], *, prompt_lengths: NDArray[np.int64]
-) -> list[Part]:
-    """Return the parts of a row that holds sequences one after another: of a prompt only its first one has all of it.
-
-    Arguments as for `group_by_prompt`.
-    """
-    parts: list[Part] = []
+    segments: list[Segment] = []
     first: dict[Hashable, int] = {}
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, length) in enumerate(zip(prompts, lengths.tolist(), strict=True)):
         origin = first.setdefault(prompt, number)
-        prefix = 0 if origin == number else int(prompt_lengths[number]) - 1
-        parts.append(Part(int(lengths[number]) - prefix, prefix, origin))
-    return parts
+        prefix = 0 if origin == number else len(prompt) - 1
+        segments.append(Segment(length - prefix, prefix, origin))
+    return segments
 
 
-def saved_share(parts: Sequence[Part]) -> float:
+def saved_share(segments: Sequence[Segment]) -> float:
     """Return the share of the sequences' tokens that need not be run."""
-    saved = sum(part.prefix for part in parts)
-    return saved / max(1, saved + sum(part.length for part in parts))
+    saved = sum(segment.prefix for segment in segments)
+    return saved / max(1, saved + sum(segment.length for segment in segments))
 
 
-def pays(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> bool:
-    """Whether sharing prompts saves enough tokens; arguments as for `sharing_arguments`."""
-    saved = sum(part.prefix for part in parts)
+def is_worth_sharing(model: nn.Module, segments: Sequence[Segment], device: torch.device | str) -> bool:
+    """Whether sharing prefixes saves enough tokens; arguments as for `segment_arguments`."""
+    saved = sum(segment.prefix for segment in segments)
     kind = "cpu" if torch.device(device).type == "cpu" else "cuda"
-    per_part = 0 if is_flash(_attention_of(model)) else LEAST_PER_PART[kind]
-    return saved > 0 and saved >= per_part * len(parts) and saved_share(parts) >= LEAST_SAVED
+    per_segment = 0 if is_flash(_attention_of(model)) else MIN_SAVED_PER_SEGMENT[kind]
+    return saved > 0 and saved >= per_segment * len(segments) and saved_share(segments) >= MIN_SAVED_SHARE
 
 
-def sharing_arguments(model: nn.Module, parts: Sequence[Part], device: torch.device | str) -> dict[str, Any]:
-    """Return what a model must be told to run `parts` in its one row, and teach its attention to listen.
+def segment_arguments(model: nn.Module, segments: Sequence[Segment], device: torch.device | str) -> dict[str, Any]:
+    """Return what a model must be told to run `segments` in its one row; its attention is wrapped where it must be.
 
     Args:
-        model: one that `can_share_prompts`.
-        parts: in the order of the row.
+        model: one that `supports_prefix_sharing`, or `supports_packing` if no segment has a prefix.
+        segments: in the order of the row.
         device: of the model's input.
     """
+    lengths, prefixes = (np.array(column, dtype=np.int64) for column in list(zip(*segments, strict=True))[:2])
+    packed = packing_arguments(lengths, device)
+    if supports_packing(model) and not prefixes.any():
+        return packed
     attention = _attention_of(model)
-    lengths, prefixes = (np.array(column, dtype=np.int64) for column in list(zip(*parts, strict=True))[:2])
+    _wrap_attention(attention)
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(starts - prefixes, lengths)
+    position_ids = torch.from_numpy(positions)[None].to(device)
     if not is_flash(attention):
-        _teach(attention)
         # Transformers makes no mask beside one of four dimensions. This one fits no attention that would apply it, but
         # has an entry for each token, which is what the losses of routers read.
         ignored = torch.ones(1, len(positions), 1, 1, dtype=torch.bool, device=device)
-        return {"position_ids": _to(positions, device), "attention_mask": ignored, "parts": list(parts)}
-    _teach(attention)
+        return {"position_ids": position_ids, "attention_mask": ignored, "segments": list(segments)}
     own = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-    places = [np.concatenate([own[part.origin][: part.prefix], here]) for part, here in zip(parts, own, strict=True)]
+    index = [np.concatenate([own[s.origin][: s.prefix], here]) for s, here in zip(segments, own, strict=True)]
     keys = packing_arguments(lengths + prefixes, device)
-    return packing_arguments(lengths, device) | {
-        "position_ids": _to(positions, device),
+    return packed | {
+        "position_ids": position_ids,
         "cu_seq_lens_k": keys["cu_seq_lens_k"],
         "max_length_k": keys["max_length_k"],
-        "key_places": _to(np.concatenate(places), device)[0],
+        "key_index": torch.from_numpy(np.concatenate(index)).to(device),
     }
 
 
 def _attention_of(model: nn.Module) -> str:
     config = packable_config(model)
-    assert config is not None, "can_share_prompts was not asked"
+    assert config is not None, "supports_prefix_sharing was not asked"
     return str(config._attn_implementation)
-
-
-def _to(values: NDArray[np.int64], device: torch.device | str) -> Tensor:
-    return torch.from_numpy(values)[None].to(device)
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
@@ -181,16 +147,16 @@ def _to(values: NDArray[np.int64], device: torch.device | str) -> Tensor:
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
-def _teach(name: str) -> None:
+def _wrap_attention(name: str) -> None:
     attend: Any = ALL_ATTENTION_FUNCTIONS[name]
-    if not hasattr(attend, "knows_parts"):
-        taught: Any = _knowing_parts(attend)
-        taught.knows_parts = True
-        ALL_ATTENTION_FUNCTIONS.register(name, taught)
+    if not hasattr(attend, "supports_segments"):
+        wrapped: Any = _with_segments(attend)
+        wrapped.supports_segments = True
+        ALL_ATTENTION_FUNCTIONS.register(name, wrapped)
 
 
-def _knowing_parts(attend: Attention) -> Attention:
-    """Let attention run part by part, or find a part's keys, those of its prefix included, next to each other."""
+def _with_segments(attend: Attention) -> Attention:
+    """Let attention run segment by segment, or find a segment's keys, its prefix's included, next to each other."""
 
     @functools.wraps(attend)
     def attention(
@@ -199,38 +165,39 @@ def _knowing_parts(attend: Attention) -> Attention:
         key: Tensor,
         value: Tensor,
         attention_mask: Tensor | None,
-        parts: Sequence[Part] | None = None,
-        key_places: Tensor | None = None,
+        segments: Sequence[Segment] | None = None,
+        key_index: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if parts is not None:
-            return _attend_apart(functools.partial(attend, module, **options), parts, query, key, value), None
-        if key_places is not None:
-            key, value = (states.index_select(2, key_places.to(states.device)) for states in (key, value))
+        if segments is not None:
+            return _attend_by_segment(functools.partial(attend, module, **options), segments, query, key, value), None
+        if key_index is not None:
+            key, value = (states.index_select(2, key_index.to(states.device)) for states in (key, value))
         return attend(module, query, key, value, attention_mask, **options)
 
     return attention
 
 
-def _attend_apart(attend: Attention, parts: Sequence[Part], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _attend_by_segment(
+    attend: Attention, segments: Sequence[Segment], query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
     """Return `[1, T, heads, D]`; states are `[1, heads, T, D]`."""
-    lengths = [part.length for part in parts]
+    lengths = [segment.length for segment in segments]
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
     results = []
-    for number, part in enumerate(parts):
-        asked, mask, skipped = queries[number], None, 0
-        if part.prefix == 0:
-            seen, held = keys[number], values[number]
-        else:
-            seen, held = (_after_prefix(states, part, number) for states in (keys, values))
-            if part.length > _MASKED:
-                asked, skipped = _after_prefix(queries, part, number), part.prefix
+    for number, segment in enumerate(segments):
+        q, k, v = queries[number], keys[number], values[number]
+        mask, skipped = None, 0
+        if segment.prefix:
+            k, v = (_with_prefix(states, segment, number) for states in (keys, values))
+            if segment.length > _MAX_MASKED:
+                q, skipped = _with_prefix(queries, segment, number), segment.prefix
             else:
-                mask = torch.ones(1, 1, part.length, seen.shape[2], dtype=torch.bool, device=query.device)
-                mask = mask.tril(part.prefix)
-        results.append(attend(asked, seen, held, mask)[0][:, skipped:])
+                mask = torch.ones(1, 1, segment.length, k.shape[2], dtype=torch.bool, device=q.device)
+                mask = mask.tril(segment.prefix)
+        results.append(attend(q, k, v, mask)[0][:, skipped:])
     return torch.cat(results, dim=1)
 
 
-def _after_prefix(states: Sequence[Tensor], part: Part, number: int) -> Tensor:
-    return torch.cat([states[part.origin][:, :, : part.prefix], states[number]], dim=2)
+def _with_prefix(states: Sequence[Tensor], segment: Segment, number: int) -> Tensor:
+    return torch.cat([states[segment.origin][:, :, : segment.prefix], states[number]], dim=2)

@@ -72,5 +72,6 @@ class LoadedModels:
             completions,
             token_budget=self._token_budget,
             device=model.device,
+            with_informativeness=with_informativeness,
             progress=label if self._progress else None,
         )

@@ -55,15 +55,18 @@ class ScoreMemory:
         tokens = 0
         if missing:
             fresh = compute(list(missing.values()))
-            rows = zip(missing, fresh.logps.tolist(), fresh.informativeness.tolist(), strict=True)
+            unknown = np.full(len(missing), np.nan)
+            columns = (fresh.logps, unknown if fresh.informativeness is None else fresh.informativeness)
+            rows = zip(missing, *(column.tolist() for column in columns), strict=True)
             self._values |= {key: (step, logp, informativeness) for key, logp, informativeness in rows}
             tokens = fresh.tokens
-        columns = np.array([self._values[key][1:] for key in keys], dtype=np.float64).reshape(-1, 2)
+        logps, informativeness = np.array([self._values[key][1:] for key in keys], dtype=np.float64).reshape(-1, 2).T
         lengths = np.array([len(c.completion_ids) for c in completions], dtype=np.int64)
-        return CompletionScores(columns[:, 0].copy(), columns[:, 1].copy(), lengths, tokens), known
+        is_known = not np.isnan(informativeness).all()
+        return CompletionScores(logps.copy(), informativeness.copy() if is_known else None, lengths, tokens), known
 
     def state_dict(self) -> dict[str, Any]:
-        """Return arrays: `keys` `[N, 16]`, and `values` `[N, 3]`: step, log-probability, informativeness."""
+        """Return arrays: `keys` `[N, 16]`, and `values` `[N, 3]`: step, log-probability, informativeness or NaN."""
         keys = np.frombuffer(b"".join(self._values), dtype=np.uint8).reshape(-1, KEY_BYTES)
         return {"keys": keys, "values": np.array(list(self._values.values()), dtype=np.float64).reshape(-1, 3)}
 

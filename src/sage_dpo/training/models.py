@@ -54,7 +54,9 @@ class TrainerModels:
     def score_policy(
         self, completions: Sequence[TokenizedCompletion], *, with_informativeness: bool = True, label: str | None = None
     ) -> CompletionScores:
-        return self._scorer.score(self._trainer.model, completions, label=label)
+        return self._scorer.score(
+            self._trainer.model, completions, with_informativeness=with_informativeness, label=label
+        )
 
     def score_reference(self, completions: Sequence[TokenizedCompletion]) -> CompletionScores:
         model: Any = self._trainer.ref_model
@@ -64,4 +66,4 @@ class TrainerModels:
             unwrapped = self._trainer.accelerator.unwrap_model(model)
             context = use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None)
         with context:
-            return self._scorer.score(model, completions)
+            return self._scorer.score(model, completions, with_informativeness=False)

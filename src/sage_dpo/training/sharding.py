@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
-from sage_dpo.forward import CompletionScores, TokenizedCompletion, score_completions
-from sage_dpo.forward.prefix_sharing import group_by_prompt
+from sage_dpo.forward import CompletionScores, TokenizedCompletion, group_by_prompt, score_completions
 
 
 class ShardedScorer:
@@ -31,7 +30,12 @@ class ShardedScorer:
         self._progress = progress and accelerator.is_main_process
 
     def score(
-        self, model: nn.Module, completions: Sequence[TokenizedCompletion], *, label: str | None = None
+        self,
+        model: nn.Module,
+        completions: Sequence[TokenizedCompletion],
+        *,
+        with_informativeness: bool = True,
+        label: str | None = None,
     ) -> CompletionScores:
         """Return the scores of all completions on every process; every process must pass the same ones.
 
@@ -45,17 +49,20 @@ class ShardedScorer:
                 [completions[i] for i in shares[rank]],
                 token_budget=self._token_budget,
                 device=self._accelerator.device,
+                with_informativeness=with_informativeness,
                 synchronize_count=self._largest_count if world > 1 else None,
                 inference_mode=not self._is_sharded,
                 progress=label if self._progress else None,
             )
-        table = np.stack([mine.logps, mine.informativeness, mine.lengths], axis=1)
-        merged = np.empty((len(completions), 3))
+        columns = [column for column in (mine.logps, mine.informativeness) if column is not None]
+        table = np.stack(columns, axis=1)
+        merged = np.empty((len(completions), len(columns)))
         gathered = self._gather(table, max(len(places) for places in shares))
         for places, rows in zip(shares, gathered, strict=True):
             merged[places] = rows[: len(places)]
         tokens = sum(int(share[0, 0]) for share in self._gather(np.array([[mine.tokens]]), 1))
-        return CompletionScores(merged[:, 0], merged[:, 1], merged[:, 2].astype(np.int64), tokens)
+        lengths = np.array([len(c.completion_ids) for c in completions], dtype=np.int64)
+        return CompletionScores(merged[:, 0], merged[:, 1] if with_informativeness else None, lengths, tokens)
 
     def _gather(self, table: np.ndarray, rows: int) -> list[np.ndarray]:
         """Return every process's `[<= rows, columns]` table, padded to `rows`: a gather needs equal shapes."""
@@ -78,10 +85,7 @@ def _deal(completions: Sequence[TokenizedCompletion], world: int) -> list[NDArra
     process that has the fewest tokens.
     """
     lengths = np.array([len(c) for c in completions], dtype=np.int64)
-    prompts = [c.prompt_ids for c in completions]
-    prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    share = lengths.sum() / world
-    groups = group_by_prompt(prompts, lengths, prompt_lengths=prompt_lengths, token_budget=share)
+    groups = group_by_prompt([c.prompt_ids for c in completions], lengths, token_budget=lengths.sum() / world)
     tokens = [int(lengths[group].sum()) for group in groups]
     shares: list[list[int]] = [[] for _ in range(world)]
     loads = np.zeros(world, dtype=np.int64)

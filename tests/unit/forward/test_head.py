@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -79,6 +81,18 @@ def test_slices_and_tiles_give_what_the_whole_logits_give(name, by_kernel, monke
     torch.testing.assert_close(by_definition(model, ids, targets), expected, rtol=0, atol=0)  # left as it was
 
 
+@pytest.mark.parametrize("by_kernel", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+@torch.inference_mode()
+def test_without_informativeness_log_probabilities_are_the_same_bit_for_bit(name, by_kernel, monkeypatch):
+    monkeypatch.setattr(head_module, "_has_kernel", lambda _: by_kernel)
+    model = MODELS[name]()
+    ids, targets = make_input()
+    whole = forward_statistics(model, ids, targets)
+    found = forward_statistics(model, ids, replace(targets, with_informativeness=False))
+    torch.testing.assert_close(found, whole[:, :1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "whole"), [("llama", False), ("lora on the head", False), ("granite, logits divided", True)]
 )
@@ -88,7 +102,9 @@ def test_only_a_slice_of_logits_exists_at_once(name, whole, monkeypatch):
     seen = []
     original = head_module.token_statistics
     monkeypatch.setattr(
-        head_module, "token_statistics", lambda logits, ids: (seen.append(len(logits)), original(logits, ids))[1]
+        head_module,
+        "token_statistics",
+        lambda logits, ids, **o: (seen.append(len(logits)), original(logits, ids, **o))[1],
     )
     forward_statistics(MODELS[name](), *make_input())
     slices = [1, 2, 2, 1]  # the first tells the size of the vocabulary

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.integrations import flex_attention as flex_integration
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from sage_dpo.forward import TokenizedCompletion, packed_batches, score_completions
+from sage_dpo.forward import TokenizedCompletion, score_completions
 from sage_dpo.forward.packing import PACKED_MODELS, packing_arguments, supports_packing
 
 
@@ -64,15 +64,6 @@ def test_arguments_by_hand():
     assert arguments["cu_seq_lens_q"].tolist() == arguments["cu_seq_lens_k"].tolist() == [0, 3, 4, 6]
     assert arguments["cu_seq_lens_q"].dtype == torch.int32
     assert arguments["max_length_q"] == arguments["max_length_k"] == 3
-
-
-def test_packed_batches_by_hand():
-    # 9 + 7 = 16; 5 + 5 + 4 = 14, and 3 more would be 17; a sequence longer than the budget is alone
-    lengths = np.array([5, 9, 4, 7, 5, 3, 20])
-    assert [b.tolist() for b in packed_batches(lengths, token_budget=16)] == [[6], [1, 3], [0, 4, 2], [5]]
-    assert packed_batches(np.array([], dtype=np.int64), token_budget=16) == []
-    with pytest.raises(ValueError, match="token_budget is 0"):
-        packed_batches(lengths, token_budget=0)
 
 
 def test_which_models_are_packed():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.support.completions import make_completions, score_one
 
-from sage_dpo.forward import as_completions, padding_ratio, score_completions, token_budget_batches
+from sage_dpo.forward import as_completions, score_completions
 from sage_dpo.forward.head import token_statistics
 
 
@@ -19,6 +19,17 @@ def test_scores_equal_a_loop_over_single_sequences(tiny_model, token_budget):
     np.testing.assert_allclose(scores.logps, expected[:, 0], rtol=1e-4)
     np.testing.assert_allclose(scores.informativeness, expected[:, 1], rtol=1e-4)
     assert scores.lengths.tolist() == [len(c.completion_ids) for c in completions]
+
+
+@pytest.mark.parametrize("token_budget", [1, 64, 100_000])
+def test_without_informativeness_log_probabilities_are_the_same_bit_for_bit(tiny_model, token_budget):
+    completions = make_completions(17)
+    whole = score_completions(tiny_model, completions, token_budget=token_budget)
+    scores = score_completions(tiny_model, completions, token_budget=token_budget, with_informativeness=False)
+    assert scores.informativeness is None
+    np.testing.assert_array_equal(scores.logps, whole.logps)
+    np.testing.assert_array_equal(scores.lengths, whole.lengths)
+    assert scores.tokens == whole.tokens
 
 
 def test_order_does_not_matter(tiny_model):
@@ -61,47 +72,6 @@ def test_token_statistics_stay_finite_at_extreme_logits():
     assert torch.isfinite(logps).all()
     # certain and right: 1 - 2 + 1 = 0; certain and wrong: 1 - 0 + 1 = 2
     np.testing.assert_allclose(informativeness, [0.0, 2.0], atol=1e-6)
-
-
-def test_batches_hold_every_sequence_once_within_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 300, size=500)
-    batches = token_budget_batches(lengths, token_budget=1000)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(500))
-    assert all(len(b) * lengths[b].max() <= 1000 for b in batches)
-    assert padding_ratio(lengths, batches) < 1.1
-
-
-def test_a_sequence_over_the_budget_is_a_batch_of_its_own():
-    batches = token_budget_batches(np.array([5, 500, 5]), token_budget=10)
-    assert [b.tolist() for b in batches] == [[1], [0, 2]]
-
-
-def test_a_batch_holds_no_more_padding_than_its_limit():
-    lengths = np.array([10, 9, 7, 7, 2, 1])
-    # 10, 9, 7: padding 0 + 1 + 3, another 7 would make it 7; 7, 2 would be 5, so 7 alone; 2, 1: 1
-    assert [b.tolist() for b in token_budget_batches(lengths, token_budget=99, padding_limit=4)] == [
-        [0, 1, 2],
-        [3],
-        [4, 5],
-    ]
-    assert padding_ratio(lengths, token_budget_batches(lengths, token_budget=99, padding_limit=0)) == 1.0
-    assert len(token_budget_batches(lengths, token_budget=99)) == 3  # 99 // 16 = 6: padding 4, 5, 0
-
-
-def test_default_padding_is_at_most_a_sixteenth_of_the_budget():
-    lengths = np.random.default_rng(0).lognormal(5.3, 0.9, size=400).astype(int) + 1
-    for batch in token_budget_batches(lengths, token_budget=4096):
-        assert len(batch) * lengths[batch].max() - lengths[batch].sum() <= 256
-
-
-def test_negative_padding_limit_is_refused():
-    with pytest.raises(ValueError, match="padding_limit is -1"):
-        token_budget_batches(np.array([1]), token_budget=10, padding_limit=-1)
-
-
-def test_budget_below_one_is_refused():
-    with pytest.raises(ValueError, match="token_budget is 0"):
-        token_budget_batches(np.array([1]), token_budget=0)
 
 
 def test_completions_of_pairs_are_all_chosen_then_all_rejected():

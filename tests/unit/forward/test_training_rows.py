@@ -56,7 +56,7 @@ def test_values_and_gradients_of_packed_rows_are_those_of_the_padded_batch(monke
 
 @pytest.fixture(autouse=True)
 def shares_short_prompts(monkeypatch):
-    monkeypatch.setitem(prefix_sharing.LEAST_PER_PART, "cpu", 0)
+    monkeypatch.setitem(prefix_sharing.MIN_SAVED_PER_SEGMENT, "cpu", 0)
 
 
 SHARED = {"lengths": (9, 12, 7, 14, 6, 8), "prompt_length": 5, "prompts": "abcabb"}

@@ -42,6 +42,22 @@ def test_nothing_is_computed_when_all_is_known():
     assert scores.lengths.tolist() == [2, 2]
 
 
+def test_scores_without_informativeness_are_used_again_without_it():
+    def without(completions):
+        scores = Scorer()(completions)
+        return CompletionScores(scores.logps, None, scores.lengths, scores.tokens)
+
+    memory = ScoreMemory(5)
+    for step in range(2):
+        scores, _ = memory.scores([A, B], step=step, compute=without)
+        assert scores.informativeness is None
+        assert scores.logps.tolist() == [-1.5, -1.6]
+    restored = ScoreMemory(5)
+    restored.load_state_dict(memory.state_dict())
+    scores, reused = restored.scores([A], step=2, compute=without)
+    assert (scores.informativeness, reused) == (None, 1.0)
+
+
 def test_age_zero_remembers_nothing():
     memory, scorer = ScoreMemory(0), Scorer()
     for _ in range(2):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 
-from sage_dpo.forward import TokenizedCompletion
-from sage_dpo.training.sharding import _deal
+from sage_dpo.forward import TokenizedCompletion, score_completions
+from sage_dpo.training.sharding import ShardedScorer, _deal
 
 
 def make(prompts: int, each: int, *, prompt: int = 20, seed: int = 0) -> list[TokenizedCompletion]:
@@ -40,3 +41,17 @@ def test_completions_of_a_prompt_stay_together():
 def test_shares_are_about_equal_also_with_fewer_prompts_than_processes(prompts, each):
     found = loads(make(prompts, each), 8)
     assert max(found) < 1.35 * np.mean(found)
+
+
+@pytest.mark.parametrize("with_informativeness", [True, False])
+def test_one_process_gives_what_the_scorer_gives(tiny_model, with_informativeness):
+    completions = make(3, 2, prompt=5)
+    scorer = ShardedScorer(Accelerator(cpu=True), token_budget=500, is_sharded=False, progress=False)
+    found = scorer.score(tiny_model, completions, with_informativeness=with_informativeness)
+    expected = score_completions(tiny_model, completions, token_budget=500, with_informativeness=with_informativeness)
+    np.testing.assert_allclose(found.logps, expected.logps, rtol=1e-5)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    assert found.tokens == expected.tokens
+    assert (found.informativeness is not None) is with_informativeness
+    if with_informativeness:
+        np.testing.assert_allclose(found.informativeness, expected.informativeness, rtol=1e-5)
