@@ -43,6 +43,7 @@ ALLOWED = {
         "problems", "rollouts", "verification", "pairs", "gym", "evaluation", "training", "report", "pipeline",
     },
     "__init__": {"training"},
+    "__main__": {"cli"},
 }  # fmt: skip
 
 

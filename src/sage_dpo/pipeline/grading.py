@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from sage_dpo.config import VerificationSettings
 from sage_dpo.errors import DataError
 from sage_dpo.problems import load_problems
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict
@@ -29,9 +29,9 @@ class Grades:
 def grade(
     problems_path: Path,
     completions: str,
+    verification: VerificationSettings,
     *,
     fields: Mapping[str, str],
-    verifier: Mapping[str, Any],
     restore_answer_line: bool,
     progress: bool,
 ) -> Grades:
@@ -41,8 +41,8 @@ def grade(
         problems_path: the problems.
         completions: a Parquet file of `Completion` records, a JSONL file with `problem_id` and `completion`, or the
             name of a column of the problems file (`solution`).
+        verification: how answers are checked.
         fields: other column names of the problems file.
-        verifier: settings of the verifier.
         restore_answer_line: GSM8K's solutions end in `#### answer`; data sets with the answer in a column of its own
             leave that line out of `solution`. Put it back where a reference solution has neither it nor a box; this
             checks the verifier on the source's text, not the solution's last number.
@@ -59,7 +59,7 @@ def grade(
         marked = [_with_answer_line(request) for request in requests]
         restored = sum(new is not old for new, old in zip(marked, requests, strict=True))
         requests = marked
-    with Verifier(**verifier) as graders:
+    with Verifier(**verification.model_dump()) as graders:
         started = time.perf_counter()
         verdicts = graders.verify(requests, progress=progress)
         seconds = time.perf_counter() - started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class OnPolicySource:
                 policy_version=version,
                 max_length=self._config.training.max_length,
                 eos_token_id=self._tokenizer.eos_token_id,
-                reference=self._encode_solution,
+                reference=partial(encode_solution, self._tokenizer),
             )
         except EmptyPoolError as error:
             return [], {}, error
@@ -146,11 +147,12 @@ class OnPolicySource:
             progress=self._progress,
         )
 
-    def _encode_solution(self, problem: Problem) -> tuple[int, ...]:
-        if problem.solution is None:
-            raise DataError(f"problem {problem.id!r} has no reference solution; switch use_reference_solution off")
-        ids = self._tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-        return (*ids, self._tokenizer.eos_token_id)
+
+def encode_solution(tokenizer: Any, problem: Problem) -> tuple[int, ...]:
+    """Return the token ids of a problem's reference solution, as if the policy had sampled it."""
+    if problem.solution is None:
+        raise DataError(f"problem {problem.id!r} has no reference solution; switch use_reference_solution off")
+    return (*tokenizer(problem.solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
 
 
 def problems_of_pool(problems: Sequence[Problem], count: int | None, version: int) -> list[Problem]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sage_dpo.config import PolicySettings, SelectorSettings
 from sage_dpo.core.selection import kept_count
-from sage_dpo.errors import ConfigError
+from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.pipeline.policies import load_model
 from sage_dpo.records import PairScore, PreferencePair
 from sage_dpo.selection.log import candidate_records
@@ -21,12 +21,13 @@ from sage_dpo.storage import read_records
 
 
 def score_pairs(
-    model: str, pairs_path: Path, settings: SelectorSettings, *, token_budget: int, progress: bool
+    policy: PolicySettings, pairs_path: Path, settings: SelectorSettings, *, token_budget: int, progress: bool
 ) -> list[PairScore]:
     """Score all pairs as one candidate batch and mark those the selector keeps.
 
     Raises:
         ConfigError: a selector that scores nothing, or a margin that needs a reference, of which there is none here.
+        DataError: no pairs.
     """
     selector = make_selector(settings)
     if not selector.needs_scores:
@@ -34,9 +35,11 @@ def score_pairs(
     if selector.needs_reference:
         raise ConfigError(f"margin {settings.margin!r} compares with a reference policy; score with margin=confidence")
     pairs = read_records(pairs_path, PreferencePair)
+    if not pairs:
+        raise DataError(f"{pairs_path} holds no pairs; make some with `sage-dpo pairs`")
     names = ("id", "problem_id", "prompt_ids", "chosen_ids", "rejected_ids")
     columns = {name: [getattr(pair, name) for pair in pairs] for name in names}
-    models = LoadedModels(load_model(PolicySettings(path=model)), token_budget=token_budget, progress=progress)
+    models = LoadedModels(load_model(policy), token_budget=token_budget, progress=progress)
     scores, _ = PairScorer(models).score(columns, with_informativeness=selector.needs_informativeness, label="scoring")
     candidates = Candidates(len(pairs), np.random.default_rng(0), scores)
     selection = selector.select(candidates, kept_count(len(pairs), settings.keep_ratio))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from sage_dpo.config import EvaluationSettings, GymProblemSettings, GymSuiteSettings, ProblemSettings
 from sage_dpo.errors import ConfigError
@@ -43,12 +45,25 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
         from sage_dpo.gym.suites import load_suite
 
         return {name: load_suite(name) for name in names}
-    from pathlib import Path
-
     from sage_dpo.evaluation import load_benchmark
 
     folder = Path(source.data) if source.data else None
     return {name: load_benchmark(name, folder) for name in names}
+
+
+def suites_by_name(names: str, data: Path | None) -> dict[str, Any]:
+    """Return the settings of suites as they are named on the command line.
+
+    Args:
+        names: `all` (benchmarks), `gym`, or names of either separated by commas.
+        data: folder of the benchmarks' files.
+    """
+    from sage_dpo.gym.suites import SUITES
+
+    chosen = names.split(",")
+    if names == "gym" or set(chosen) <= set(SUITES):
+        return {"kind": "gym", "names": "all" if names == "gym" else chosen}
+    return {"kind": "benchmarks", "names": "all" if names == "all" else chosen, "data": str(data) if data else None}
 
 
 def suite_names(settings: EvaluationSettings) -> list[str]:

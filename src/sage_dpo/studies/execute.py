@@ -106,7 +106,7 @@ def _start(run: StudyRun, root: Path, workers: int) -> subprocess.Popen[bytes]:
     recipe = folder.with_name(f"{folder.name}.yaml")
     write_text(recipe, recipe_text(run))
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // workers))
-    command = [sys.executable, "-m", "sage_dpo.cli", "run", str(recipe), "--output", str(folder), "--quiet"]
+    command = [sys.executable, "-m", "sage_dpo", "run", str(recipe), "--output", str(folder), "--quiet"]
     with folder.with_name(f"{folder.name}.log").open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": threads}

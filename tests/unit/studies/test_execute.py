@@ -19,7 +19,7 @@ from sage_dpo.studies.config import Condition
 from sage_dpo.studies.execute import execute
 from sage_dpo.studies.grid import StudyRun
 
-# Called as: -m sage_dpo.cli run RECIPE --output FOLDER --quiet
+# Called as: -m sage_dpo run RECIPE --output FOLDER --quiet
 SCRIPT = """#!/bin/sh
 echo "$6 $OMP_NUM_THREADS" >> "{calls}"
 case "$6" in *bad*) if [ ! -e "{mended}" ]; then echo "error: no such policy"; exit 2; fi;; *killed*) kill -9 $$;; esac

@@ -1,0 +1,74 @@
+"""`sage-dpo`: every stage from the command line. Arguments become settings; the work is done elsewhere.
+
+Heavy imports happen inside the commands, so that `--help` and a typing error answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from sage_dpo import __version__
+from sage_dpo.cli import gym, recipes, stages
+from sage_dpo.cli.options import Resumable
+from sage_dpo.errors import SageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Select the preference pairs worth a gradient, while the policy trains.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    recipes.run,
+    recipes.study,
+    recipes.tune,
+    recipes.plan,
+    stages.problems,
+    stages.rollouts,
+    stages.verify,
+    stages.pairs,
+    stages.score,
+    stages.evaluate,
+    recipes.report,
+    recipes.settings,
+):
+    app.command()(command)
+gym_app = typer.Typer(help="The gym: a small reasoning world with known misconceptions.", no_args_is_help=True)
+gym_app.command("train")(gym.train)
+gym_app.command("problems")(gym.problems)
+app.add_typer(gym_app, name="gym")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one message and exit code 2."""
+    # transformers 5.23 renames what TRL 1.16 still uses; nothing a user of ours can change
+    warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6", category=FutureWarning)
+    try:
+        app()
+    except SageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Resumable:
+        _leave("run the same command again to continue")
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
+            raise
+        _leave("nothing was kept; the same command starts anew")
+
+
+def _leave(advice: str) -> None:
+    print(f"\ninterrupted; {advice}", file=sys.stderr)
+    raise SystemExit(130) from None

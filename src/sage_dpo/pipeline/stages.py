@@ -1,0 +1,99 @@
+"""Single stages from files: what `sage-dpo problems`, `rollouts` and `pairs` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sage_dpo.config import (
+    BenchmarkSuiteSettings,
+    EvaluationSettings,
+    OnPolicyPairSettings,
+    PolicySettings,
+    RolloutSettings,
+    ServerEngineSettings,
+)
+from sage_dpo.pairs.build import PairBuild, build_pairs
+from sage_dpo.pipeline.on_policy import encode_solution
+from sage_dpo.pipeline.policies import load_model, load_tokenizer
+from sage_dpo.pipeline.sources import load_suites
+from sage_dpo.problems import deduplicate, load_problems, overlap_report
+from sage_dpo.records import Completion, Problem, Verdict
+from sage_dpo.rollouts import SamplingParams, build_engine, build_prompts
+from sage_dpo.storage import read_records
+
+
+def check_problems(
+    path: Path, *, fields: Mapping[str, str], benchmarks: Path | None
+) -> tuple[list[Problem], dict[str, Any]]:
+    """Validate problems, remove duplicates, and look for the benchmarks' problems among them.
+
+    Args:
+        path: the problems.
+        fields: other column names.
+        benchmarks: folder of the benchmarks' files; `None` looks for none.
+
+    Returns:
+        The problems that remain, and `{"problems", "excluded": {reason: count}, "overlap": [...]}`.
+    """
+    loaded = load_problems(path, fields=fields)
+    unique = deduplicate(loaded.problems)
+    suites = None
+    if benchmarks:
+        suites = EvaluationSettings(suites=BenchmarkSuiteSettings(kind="benchmarks", data=str(benchmarks)))
+    overlap = overlap_report(unique.problems, load_suites(suites))
+    return list(unique.problems), {
+        "problems": len(unique.problems),
+        "excluded": {**loaded.counts, **unique.counts},
+        "overlap": [asdict(row) for row in overlap],
+    }
+
+
+def sample_completions(
+    path: Path,
+    policy: PolicySettings,
+    rollouts: RolloutSettings,
+    *,
+    fields: Mapping[str, str],
+    seed: int,
+    progress: bool,
+) -> list[Completion]:
+    """Sample completions of the problems in a file."""
+    tokenizer = load_tokenizer(policy)
+    problems = load_problems(path, fields=fields).problems
+    prompts = build_prompts(
+        problems, tokenizer, prompt_template=rollouts.prompt_template, system_prompt=rollouts.system_prompt
+    )
+    is_served = isinstance(rollouts.engine, ServerEngineSettings)
+    engine = build_engine(rollouts.engine, model=None if is_served else load_model(policy), tokenizer=tokenizer)
+    return engine.sample(prompts, settings=SamplingParams.from_settings(rollouts), seed=seed, progress=progress)
+
+
+def combine_completions(
+    path: Path,
+    completions: Path,
+    verdicts: Path,
+    policy: PolicySettings,
+    settings: OnPolicyPairSettings,
+    *,
+    fields: Mapping[str, str],
+    max_length: int | None,
+    seed: int,
+) -> PairBuild:
+    """Combine correct and wrong completions of the problems in a file into preference pairs."""
+    problems = load_problems(path, fields=fields).problems
+    tokenizer = load_tokenizer(policy)
+    return build_pairs(
+        problems,
+        read_records(completions, Completion),
+        read_records(verdicts, Verdict),
+        settings=settings,
+        seed=seed,
+        policy_version=0,
+        max_length=max_length,
+        eos_token_id=tokenizer.eos_token_id,
+        reference=partial(encode_solution, tokenizer),
+    )
