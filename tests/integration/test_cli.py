@@ -6,15 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from sage_dpo.cli import app
-from sage_dpo.errors import SageError
+from sage_dpo.errors import EmptyPoolError, SageError
 from sage_dpo.records import Completion, PairScore, PreferencePair, Verdict
-from sage_dpo.storage import read_json, read_jsonl, read_records
+from sage_dpo.storage import read_json, read_jsonl, read_records, write_records
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,7 @@ def invoke(*arguments: object) -> str:
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "sage_dpo.cli", *map(str, arguments)], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "sage_dpo", *map(str, arguments)], env=environment, capture_output=True, text=True
     )
 
 
@@ -65,6 +66,17 @@ def test_the_stages_hand_their_files_on(stages):
         assert kinds[pair.problem_id, pair.rejected_sample] == "wrong"
     assert [score.pair_id for score in scores] == [pair.id for pair in pairs]
     assert sum(score.is_kept for score in scores) == (len(pairs) + 1) // 2
+
+
+def test_a_reference_solution_can_stand_in_for_a_correct_sample(stages, tmp_path):
+    verdicts = read_records(stages / "v.parquet", Verdict)
+    write_records(tmp_path / "v.parquet", [replace(verdict, kind="wrong") for verdict in verdicts], Verdict)
+    words = ("pairs", "--model", "gym:S", "--problems", stages / "p.jsonl", "--completions", stages / "c.parquet",
+             "--verdicts", tmp_path / "v.parquet", "--output", tmp_path / "pairs.parquet")  # fmt: skip
+    with pytest.raises(EmptyPoolError):
+        invoke(*words)
+    invoke(*words, "--set", "use_reference_solution=true")
+    assert read_records(tmp_path / "pairs.parquet", PreferencePair)
 
 
 def test_pairs_are_written_in_trl_format_too(stages):
