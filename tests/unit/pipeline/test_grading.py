@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sage_dpo.config import VerificationSettings
 from sage_dpo.errors import DataError
 from sage_dpo.pipeline.grading import Grades, grade
 from sage_dpo.records import Completion, FinishReason
@@ -23,7 +24,7 @@ ROWS = [{"problem_id": "a", "completion": "\\boxed{2}"}, {"problem_id": "b", "co
 def grade_in(folder: Path, completions: str, **options: Any) -> Grades:
     write_jsonl(folder / "p.jsonl", PROBLEMS)
     return grade(
-        folder / "p.jsonl", completions, fields={}, verifier={"workers": 1}, progress=False,
+        folder / "p.jsonl", completions, VerificationSettings(workers=1), fields={}, progress=False,
         **{"restore_answer_line": True, **options},
     )  # fmt: skip
 
