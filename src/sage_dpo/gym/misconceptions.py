@@ -218,11 +218,11 @@ def diagnose(story: Story, text: str) -> Diagnosis | None:
             return Diagnosis(index, _cause_of_other_step(story, index, left == states[index], step))
         if result != states[index + 1]:
             return Diagnosis(index, _cause_of_wrong_result(step, left, result))
-    is_answered = stated_answer(text) == states[-1] and len(equations) == len(story.steps)
+    is_answered = _stated_answer(text) == states[-1] and len(equations) == len(story.steps)
     return None if is_answered else Diagnosis(len(story.steps), STRUCTURE)
 
 
-def stated_answer(text: str) -> int | None:
+def _stated_answer(text: str) -> int | None:
     """Return the number in the first `\\boxed{}`, or `None`."""
     boxed = _BOXED.search(text)
     return None if boxed is None else int(boxed.group(1))

@@ -130,26 +130,10 @@ def train_policy(
     if steps < 1:
         raise ConfigError(f"steps is {steps}, expected at least 1; leave it out for the size's own {shape.steps}")
     tokenizer = build_tokenizer()
-    model = build_policy(size, tokenizer, seed=seed).train()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=learning_rate or shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
-    losses = []
-    bar = tqdm(total=steps, desc=f"gym policy {size}", disable=not progress)
-    for batch in _batches(tokenizer, steps, seed):
-        loss = model(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        bar.update()
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-    bar.close()
-    model.eval().save_pretrained(output_dir)
+    model = build_policy(size, tokenizer, seed=seed)
+    with tqdm(_batches(tokenizer, steps, seed), f"gym policy {size}", steps, disable=not progress) as batches:
+        losses = _fit(model, batches, steps, learning_rate or shape.learning_rate)
+    model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     window = max(1, min(20, steps // 4))
     first, last = losses[:window], losses[-window:]
@@ -159,6 +143,26 @@ def train_policy(
         "first_loss": sum(first) / len(first),
         "last_loss": sum(last) / len(last),
     }
+
+
+def _fit(model: LlamaForCausalLM, batches: tqdm[dict[str, Tensor]], steps: int, learning_rate: float) -> list[float]:
+    """Take one optimizer step a batch; return the losses. The model is left in evaluation mode."""
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
+    losses = []
+    for batch in batches:
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        batches.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    model.eval()
+    return losses
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
