@@ -70,6 +70,12 @@ def test_invalid_sampling_parameters_are_named(field: str, value: float) -> None
         SamplingParams(**{field: value})  # type: ignore[arg-type]
 
 
+def test_greedy_samples_are_decoded_once_and_copied() -> None:
+    greedy, sampled = SamplingParams(samples=4, temperature=0.0), SamplingParams(samples=4, temperature=0.1)
+    assert (greedy.is_greedy, greedy.copies) == (True, 4)
+    assert (sampled.is_greedy, sampled.copies) == (False, 1)
+
+
 def test_sampling_parameters_come_from_the_recipe() -> None:
     settings = config.RolloutSettings(samples=3, temperature=0.5, top_p=0.9, top_k=7, max_new_tokens=11)
     assert SamplingParams.from_settings(settings) == SamplingParams(3, 0.5, 0.9, 7, 11)
