@@ -5,18 +5,18 @@ for a problem: some sentences of arithmetic that end in a box. A problem has 1-3
 spellings; the texts around them differ, and one in ten is an exact duplicate. GSM8K-like answers are integers,
 decimals, counts with units, amounts of money; MATH-like ones are integers in 62 of 100 problems (63 in MATH-500), else
 fractions, polynomials, radicals, tuples, multiples of pi, percentages, intervals, several roots, and in 6 of 100
-complex numbers, matrices, unions, equations. Only these last reach math-verify on our side, as 7 % of MATH-500's own
-answers do when a similar one is compared with them. Both sides must agree on 99 % of the verdicts, or no time is taken.
+complex numbers, matrices, unions, equations. On our side these last reach math-verify, and polynomials, radicals and
+multiples of pi that are spelled otherwise than the gold. Both sides must agree on 99 % of the verdicts, or no time is
+taken.
 
 No cache helps: every repetition grades problems of its own. Processes are warm, except where start-up is named; TRL's
 side is never charged for its imports.
 
 Hostile answers are well-formed and slow to parse or to compare. They are 1 % of the answers, each in two samples of its
 problem: a policy that leaves a number unevaluated does so more than once. TRL allows 10 s for parsing and 5 s for
-comparing, fixed; ours allows answers as short as these 1 s of CPU time by default. Half of the kinds are arithmetic:
-some of them ours refuses unseen, by their size (`verification/magnitude.py`). It knows nothing of the other half,
-functions, decimals, integrals, and waits for its deadline. Left out are answers on which TRL raises (an integer of more
-than 4,300 digits) or ignores its own deadlines (48 s for a fraction nested 20 deep).
+comparing, fixed; ours allows answers as short as these 1 s of CPU time by default. Half of the kinds are arithmetic,
+half are functions, decimals, integrals. Left out are answers on which TRL raises (an integer of more than 4,300 digits)
+or ignores its own deadlines (48 s for a fraction nested 20 deep).
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _hostile_claims(verifier: Verifier, patient: Verifier, problems: int) -> lis
     ours, peer, slow = map(sum, zip(arithmetic, functions, strict=True))
     answers, name = problems * SAMPLES, "MATH-like, 1 % hostile"
     return [
-        _claim(name, 2 * answers, ours, peer, 20.0),
+        _claim(name, 2 * answers, ours, peer, 15.0),
         _claim(f"{name}, functions only", answers, functions[0], functions[1]),
         _claim(f"{name}, our deadline 5 s", 2 * answers, slow, peer),
     ]

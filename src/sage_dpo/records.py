@@ -106,7 +106,7 @@ class Verdict:
         problem_id, sample: which completion.
         kind: correct | wrong | unparseable | timeout | error.
         extracted: the answer read out of the completion, as text; `None` if none was found.
-        method: how it was decided: `exact`, `duplicate`, `math_verify`, `deadline`, `magnitude`, `worker`.
+        method: how it was decided: `exact`, `duplicate`, `math_verify`, `deadline`, `worker`.
         detail: error message for `error`, else empty.
     """
 

@@ -7,7 +7,7 @@ with Verifier() as verifier:
 """
 
 from sage_dpo.verification.extraction import Extraction, extract_answer
-from sage_dpo.verification.pool import VerificationRequest, Verifier
-from sage_dpo.verification.requests import requests_for
+from sage_dpo.verification.requests import VerificationRequest, requests_for
+from sage_dpo.verification.verifier import Verifier
 
 __all__ = ["Extraction", "VerificationRequest", "Verifier", "extract_answer", "requests_for"]

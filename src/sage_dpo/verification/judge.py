@@ -9,7 +9,6 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +17,9 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from sympy import Eq, UnevaluatedExpr, simplify, solve
 
 from sage_dpo.records import VerdictKind
-from sage_dpo.verification.answers import compare_answers, prepare_pair
+from sage_dpo.verification.answers import compare_answers
+from sage_dpo.verification.normalization import prepare_pair
+from sage_dpo.verification.protocol import Judgement
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
@@ -31,15 +32,6 @@ _LATEX = LatexExtractionConfig(
 )
 _BOXED_ONLY = (_LATEX,)
 _ANYTHING = (_LATEX, ExprExtractionConfig())
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict without its address: kind, extracted answer, and for `error` or an uncomparable gold the reason."""
-
-    kind: VerdictKind
-    extracted: str | None = None
-    detail: str = ""
 
 
 def judge(gold: str, prediction: str) -> Judgement:

@@ -46,7 +46,7 @@ class PlainNumber:
 
 
 def parse_number(text: str) -> PlainNumber | None:
-    """Read `text` (canonical form, see `answers.canonical`) as a plain number; `None` if it is not one."""
+    """Read `text` (canonical form, see `normalization.canonical`) as a plain number; `None` if it is not one."""
     if len(text) > _MAX_DIGITS:
         return None
     if match := _THOUSANDS.fullmatch(text):

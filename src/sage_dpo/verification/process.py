@@ -1,9 +1,17 @@
-"""One worker process as the parent sees it: start, send, receive, kill. POSIX only (selectable pipes, alarms)."""
+"""One worker process as the parent sees it: start, send, receive, kill. POSIX only (selectable pipes, alarms).
+
+Why not a library's pool: pebble 5.2.3, the nearest, was tried. It kills a worker inside one long C call, replaces it,
+and lets an initializer bound the memory. But with `spawn` and `forkserver` every worker runs the user's `__main__`
+module again, so that a script without an `if __name__ == "__main__"` guard starts itself over; with `fork` workers
+inherit the parent's threads, CUDA context and address space, for which no memory limit fits. On loky's processes
+`__main__` stays unread, but that takes two libraries, and still missing are a fixed hash seed and one thread for the
+workers alone, a retry in a fresh process, and the last words of a dead worker. Its deadlines are on the clock: the
+alarm in CPU time (`worker`) would stay too.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -12,9 +20,10 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import sage_dpo
+from sage_dpo.verification.protocol import Job, Judgement
 
 START_TIMEOUT_S = 120.0
 """Importing sympy takes one second on an idle machine and many on a loaded one or a cold network disk."""
@@ -24,19 +33,27 @@ _MAX_PENDING_BYTES = 16_384
 """Less than the smallest default pipe buffer, so that sending never blocks while the child computes."""
 
 
+class Limits(NamedTuple):
+    """What a worker is held to: see `Verifier`."""
+
+    soft_timeout_s: float
+    hard_timeout_s: float
+    memory_limit_mb: int
+
+
 class WorkerProcess:
     """A running worker and the jobs it has been sent, oldest first. Only the oldest is under way.
 
     Attributes:
-        jobs: (job number, size in bytes) sent and not yet answered.
-        served: answers received; 0 means that nothing in this process can be a predecessor's fault.
+        jobs: sent and not yet answered.
+        served: answers received.
         is_ready: the child has finished its imports.
         clock_s: when the job under way (or the start) began, `time.monotonic`.
     """
 
     def __init__(self, soft_timeout_s: float, hard_timeout_s: float, memory_limit_mb: int) -> None:
         arguments = [str(soft_timeout_s), str(hard_timeout_s), str(memory_limit_mb)]
-        self.jobs: deque[tuple[int, int]] = deque()
+        self.jobs: deque[Job] = deque()
         self.served = 0
         self.is_ready = False
         self.clock_s = time.monotonic()
@@ -68,36 +85,41 @@ class WorkerProcess:
             return self.clock_s + START_TIMEOUT_S
         return self.clock_s + self._hard_timeout_s if self.jobs else float("inf")
 
-    def has_room_for(self, size: int) -> bool:
-        if len(self.jobs) >= _MAX_PENDING_JOBS:
-            return False
-        return not self.jobs or sum(pending for _, pending in self.jobs) + size <= _MAX_PENDING_BYTES
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing that happens in this process can be an earlier job's fault."""
+        return not self.served and not self.jobs
 
-    def send(self, job: int, line: bytes) -> None:
-        """Send one request. Raises BrokenPipeError if the child is gone."""
+    def has_room_for(self, job: Job) -> bool:
+        if not self.jobs:
+            return True
+        pending = [*self.jobs, job]
+        return len(pending) <= _MAX_PENDING_JOBS and sum(len(job.to_line()) for job in pending) <= _MAX_PENDING_BYTES
+
+    def send(self, job: Job) -> None:
+        """Send one job. Raises BrokenPipeError if the child is gone."""
         assert self._process.stdin is not None
         if not self.jobs and self.is_ready:
             self.clock_s = time.monotonic()
-        self.jobs.append((job, len(line)))
-        view = memoryview(line)
+        self.jobs.append(job)
+        view = memoryview(job.to_line())
         while view:
             view = view[self._process.stdin.write(view) :]
 
-    def receive(self) -> list[tuple[int, dict[str, Any]]] | None:
-        """Return finished (job, reply)s; `None` if the child is gone. Call when the pipe is readable."""
+    def receive(self) -> list[tuple[Job, Judgement]] | None:
+        """Return what was judged meanwhile; `None` if the child is gone. Call when the pipe is readable."""
         chunk = os.read(self.fileno(), 65_536)
         if not chunk:
             return None
         *lines, self._received = (self._received + chunk).split(b"\n")
         finished = []
         for line in lines:
-            reply = json.loads(line)
             self.clock_s = time.monotonic()
-            if "ready" in reply:
-                self.is_ready = True
+            if not self.is_ready:
+                self.is_ready = True  # the first line says no more than that
                 continue
             self.served += 1
-            finished.append((self.jobs.popleft()[0], reply))
+            finished.append((self.jobs.popleft(), Judgement.from_line(line)))
         return finished
 
     def kill(self) -> str:

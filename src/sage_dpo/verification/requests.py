@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sage_dpo.errors import DataError
 from sage_dpo.records import Completion, Problem
-from sage_dpo.verification.pool import VerificationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationRequest:
+    """One completion to be graded.
+
+    Attributes:
+        problem_id, sample: which completion; copied into the verdict.
+        completion: decoded text.
+        gold: gold answer as written in the source, without `\\boxed{}`.
+    """
+
+    problem_id: str
+    sample: int
+    completion: str
+    gold: str
 
 
 def requests_for(problems: Iterable[Problem], completions: Sequence[Completion]) -> list[VerificationRequest]:

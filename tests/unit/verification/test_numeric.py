@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_dpo.verification.answers import compare_answers, normalize_answer
+from sage_dpo.verification.answers import compare_answers
+from sage_dpo.verification.normalization import normalize_answer
 from sage_dpo.verification.numeric import numbers_equal, parse_number
 from sage_dpo.verification.units import split_unit, units_conflict
 

@@ -18,10 +18,11 @@ from sage_dpo.errors import VerifierError
 from sage_dpo.records import VerdictKind
 from sage_dpo.rules import verdict_counts
 from sage_dpo.verification import VerificationRequest, Verifier
-from sage_dpo.verification import pool as pool_module
+from sage_dpo.verification import verifier as verifier_module
 from sage_dpo.verification.process import WorkerProcess, _environment
+from sage_dpo.verification.protocol import Job
 
-ENDLESS = "\\boxed{\\log_{5}(9^{9^{9^9}})}"  # hopeless, but not by what its text says to `magnitude`
+ENDLESS = "\\boxed{\\log_{5}(9^{9^{9^9}})}"
 
 
 def box(answer: str, gold: str, sample: int = 0) -> VerificationRequest:
@@ -43,7 +44,7 @@ def pids(verifier: Verifier) -> list[int]:
 
 @pytest.fixture
 def one_worker() -> Iterator[Verifier]:
-    with Verifier(workers=1, soft_timeout_s=1.0, hard_timeout_s=2.0) as verifier:
+    with Verifier(workers=1, hard_timeout_s=60.0) as verifier:  # a loaded machine is slow by its clock
         yield verifier
 
 
@@ -66,14 +67,6 @@ def test_no_process_starts_while_text_and_numbers_decide() -> None:
         assert pids(verifier) == []
     assert [v.kind.value for v in verdicts] == ["correct", "wrong", "correct", "unparseable"]
     assert {v.method for v in verdicts} == {"exact"}
-
-
-def test_hopeless_answers_are_timeouts_without_a_process() -> None:
-    with Verifier() as verifier:
-        verdicts = verifier.verify([box("9^{9^{9^9}}", "5"), box("9^{9^{9^9}}", "9^{9^{9^9}}")])
-        assert pids(verifier) == []
-    assert [(v.kind.value, v.method) for v in verdicts] == [("timeout", "magnitude"), ("correct", "exact")]
-    assert verdicts[0].extracted == "9^{9^{9^9}}"
 
 
 def test_empty_input_gives_no_verdicts() -> None:
@@ -122,12 +115,13 @@ def when_busy(verifier: Verifier, action: Callable[[int], None]) -> threading.Th
     return thread
 
 
-def test_hard_deadline_blames_only_the_request_under_way(one_worker: Verifier) -> None:
+def test_hard_deadline_blames_only_the_request_under_way() -> None:
     # a stopped process is deaf to its own alarm, as one inside a long C call is
     requests = [VerificationRequest("p", 0, ENDLESS, "5"), *(box(f"\\sin x+{i}", f"{i}+\\sin x") for i in range(5))]
-    stopper = when_busy(one_worker, lambda pid: os.kill(pid, signal.SIGSTOP))
-    verdicts = one_worker.verify(requests)
-    stopper.join()
+    with Verifier(workers=1, hard_timeout_s=5.0) as verifier:
+        stopper = when_busy(verifier, lambda pid: os.kill(pid, signal.SIGSTOP))
+        verdicts = verifier.verify(requests)
+        stopper.join()
     assert [v.kind.value for v in verdicts] == ["timeout"] + ["correct"] * 5
 
 
@@ -206,7 +200,6 @@ def test_interrupt_while_verifying_reaps_the_workers_and_leaves_a_usable_verifie
 
 SCRIPT = """
 import sys
-from sage_dpo.rules import verdict_counts
 from sage_dpo.verification import VerificationRequest, Verifier
 with Verifier(workers=2, soft_timeout_s=60, hard_timeout_s=60) as verifier:
     verifier.verify([VerificationRequest("p", i, "\\\\boxed{\\\\sin x+1}", "1+\\\\sin x+" + str(i)) for i in range(2)])
@@ -251,7 +244,7 @@ def test_orphan_is_ended_by_its_own_watchdog(monkeypatch: pytest.MonkeyPatch) ->
     try:
         while not worker.is_ready:
             worker.receive()
-        worker.send(0, b'{"gold": "5", "answer": "9^{9^{9^9}}"}\n')
+        worker.send(Job("5", "9^{9^{9^9}}"))
         assert worker.receive() is None  # end of file: the child ended itself after 0.5 s + grace
     finally:
         assert "code 1" in worker.kill()
@@ -315,4 +308,4 @@ def test_workers_of_another_process_are_left_alone() -> None:
         def kill(self) -> str:
             raise AssertionError("a forked copy must not kill its parent's workers")
 
-    pool_module._kill_all([Worker()], owner_pid=os.getpid() + 1)  # type: ignore[list-item]
+    verifier_module._kill_all([Worker()], owner_pid=os.getpid() + 1)  # type: ignore[list-item]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import sys
 import time
@@ -13,28 +12,37 @@ import pytest
 from sage_dpo.records import VerdictKind
 from sage_dpo.verification import judge as judge_module
 from sage_dpo.verification import worker
-from sage_dpo.verification.judge import Judgement
 from sage_dpo.verification.process import _environment
+from sage_dpo.verification.protocol import Job, Judgement
 
 
-def ask(request: dict[str, str], soft_timeout_s: float = 5.0) -> dict[str, object]:
-    return worker.answer_request(request, soft_timeout_s, 20.0)
+def ask(job: Job, soft_timeout_s: float = 5.0) -> Judgement:
+    return worker.answer(job, soft_timeout_s, 20.0)
 
 
-def test_reply_carries_kind_and_answer() -> None:
-    assert ask({"gold": "x^2+1", "answer": "1+x^2"}) == {"kind": "correct", "extracted": "1+x^2", "detail": ""}
+def test_jobs_and_judgements_survive_the_pipe() -> None:
+    job = Job("\u2212\U0001f600\n", "a\u2028b", is_marked=False)
+    assert Job.from_line(job.to_line().decode()) == job
+    judgement = Judgement(VerdictKind.ERROR, None, "odd\n", is_fatal=True)
+    assert Judgement.from_line(judgement.to_line().encode()) == judgement
+    assert job.to_line().count(b"\n") == 1
+    assert "\n" not in judgement.to_line()
+
+
+def test_judgement_carries_kind_and_answer() -> None:
+    assert ask(Job("x^2+1", "1+x^2")) == Judgement(VerdictKind.CORRECT, "1+x^2")
 
 
 def test_unmarked_answer_is_found_in_the_tail() -> None:
-    assert ask({"gold": "42", "tail": "so there are 6 * 7 = 42"})["kind"] == "correct"
-    assert ask({"gold": "42", "tail": "no idea"})["kind"] == "unparseable"
+    assert ask(Job("42", "so there are 6 * 7 = 42", is_marked=False)).kind is VerdictKind.CORRECT
+    assert ask(Job("42", "no idea", is_marked=False)).kind is VerdictKind.UNPARSEABLE
 
 
-def test_slow_request_ends_at_the_soft_deadline() -> None:
+def test_slow_job_ends_at_the_soft_deadline() -> None:
     start = time.monotonic()
-    assert ask({"gold": "5", "answer": "9^{9^{9^9}}"}, soft_timeout_s=0.5)["kind"] == "timeout"
+    assert ask(Job("5", "9^{9^{9^9}}"), soft_timeout_s=0.5).kind is VerdictKind.TIMEOUT
     assert time.monotonic() - start < 5.0
-    assert ask({"gold": "5", "answer": "2+3"})["kind"] == "correct"  # the alarm is off again
+    assert ask(Job("5", "2+3")).kind is VerdictKind.CORRECT  # the alarm is off again
 
 
 def test_deadline_is_in_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,22 +51,22 @@ def test_deadline_is_in_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return Judgement(VerdictKind.CORRECT)
 
     monkeypatch.setattr(judge_module, "judge", sleep)
-    assert ask({"gold": "5", "answer": "2+3"}, soft_timeout_s=0.9)["kind"] == "correct"  # 0.3 s for so short an answer
+    assert ask(Job("5", "2+3"), soft_timeout_s=0.9).kind is VerdictKind.CORRECT  # 0.3 s for so short an answer
 
 
 @pytest.mark.parametrize(
-    ("request_", "share"),
+    ("job", "share"),
     [
-        ({"gold": "5", "answer": "9^{9^9}"}, 1 / 3),
-        ({"gold": "x" * 30, "answer": "y" * 10}, 1 / 3),
-        ({"gold": "x" * 30, "answer": "y" * 30}, 1 / 2),
-        ({"gold": "x" * 30, "tail": "y" * 30}, 1 / 2),
-        ({"gold": "x" * 100, "answer": "y" * 20}, 1.0),
-        ({"gold": "5", "tail": "y" * 1000}, 1.0),
+        (Job("5", "9^{9^9}"), 1 / 3),
+        (Job("x" * 30, "y" * 10), 1 / 3),
+        (Job("x" * 30, "y" * 30), 1 / 2),
+        (Job("x" * 30, "y" * 30, is_marked=False), 1 / 2),
+        (Job("x" * 100, "y" * 20), 1.0),
+        (Job("5", "y" * 1000, is_marked=False), 1.0),
     ],
 )
-def test_deadline_grows_with_the_length_of_gold_and_answer(request_: dict[str, str], share: float) -> None:
-    assert worker.deadline_s(request_, 6.0) == pytest.approx(6.0 * share)
+def test_deadline_grows_with_the_length_of_gold_and_answer(job: Job, share: float) -> None:
+    assert worker.deadline_s(job, 6.0) == pytest.approx(6.0 * share)
 
 
 @pytest.mark.parametrize(
@@ -69,30 +77,31 @@ def test_deadline_grows_with_the_length_of_gold_and_answer(request_: dict[str, s
         (RecursionError("x"), "Recurs", False),
     ],
 )
-def test_exception_becomes_an_error_reply(
+def test_exception_becomes_an_error(
     monkeypatch: pytest.MonkeyPatch, error: Exception, detail: str, is_fatal: bool
 ) -> None:
     def explode(gold: str, prediction: str) -> Judgement:
         raise error
 
     monkeypatch.setattr(judge_module, "judge", explode)
-    reply = ask({"gold": "5", "answer": "2+3"})
-    assert reply["kind"] == VerdictKind.ERROR.value
-    assert str(reply["detail"]).startswith(detail)
-    assert bool(reply.get("is_fatal")) is is_fatal
+    judgement = ask(Job("5", "2+3"))
+    assert judgement.kind is VerdictKind.ERROR
+    assert judgement.extracted == "2+3"
+    assert judgement.detail.startswith(detail)
+    assert judgement.is_fatal is is_fatal
 
 
-def test_worker_stops_after_a_fatal_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_stops_after_a_fatal_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhaust(gold: str, prediction: str) -> Judgement:
         raise MemoryError
 
     monkeypatch.setattr(judge_module, "judge", exhaust)
-    requests = io.StringIO('{"gold": "5", "answer": "x"}\n' * 3)
+    jobs = io.StringIO(Job("5", "x").to_line().decode() * 3)
     replies = io.StringIO()
-    worker.serve(requests, replies, 5.0, 20.0)
-    ready, *answers = [json.loads(line) for line in replies.getvalue().splitlines()]
-    assert ready == {"ready": True}
-    assert len(answers) == 1
+    worker.serve(jobs, replies, 5.0, 20.0)
+    ready, *judgements = replies.getvalue().splitlines()
+    assert ready == "ready"
+    assert len(judgements) == 1
 
 
 def test_memory_limit_stops_an_allocation() -> None:
@@ -126,8 +135,10 @@ def test_library_output_stays_out_of_the_protocol() -> None:
         "w.main(['5', '10', '0'])\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], env=_environment(), input='{"gold": "5", "answer": "2+3"}\n',
+        [sys.executable, "-c", code], env=_environment(), input=Job("5", "2+3").to_line().decode(),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert [json.loads(line).get("kind") for line in result.stdout.splitlines()] == [None, "correct"]
+    ready, judgement = result.stdout.splitlines()
+    assert ready == "ready"
+    assert Judgement.from_line(judgement.encode()).kind is VerdictKind.CORRECT
     assert "noise" in result.stderr
