@@ -1,4 +1,4 @@
-"""Code in the docs runs."""
+"""Code in the docs runs, and what the docs name exists."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sage_dpo.selectors import Candidates, CandidateScores, SelectorSettings, make_selector, registry
 
-PAGE = Path(__file__).parents[2] / "docs" / "adding_a_selector.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "adding_a_selector.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.remove(ROOT / "docs" / "log.md")  # history
+FOLDERS = "benchmarks|docs|examples|recipes|results|src|tests"
 
 
 def test_the_selector_of_the_docs_ranks_as_they_say(monkeypatch):
@@ -21,3 +26,41 @@ def test_the_selector_of_the_docs_ranks_as_they_say(monkeypatch):
     margins = np.array([0.1, -3.0, 2.0, -0.2])
     scores = CandidateScores(margins, np.zeros(4), np.ones(4), np.ones(4))
     assert selector.select(Candidates(4, np.random.default_rng(0), scores), 2).kept.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    modules = {path for path in re.findall(r"`((?:\w+/)+\w+\.py)`", text) if not (ROOT / path).is_file()}
+    assert [path for path in sorted(modules) if not (ROOT / "src" / "sage_dpo" / path).is_file()] == []
+    paths = re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*\w)", text)
+    links = [link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) if not (page.parent / link).exists()]
+    assert [path for path in paths if not (ROOT / path).exists()] + links == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_exist(page):
+    known = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in [path.stem, *re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))]
+    }
+    assert set(re.findall(r"`(test_\w+)(?:\.py)?`", page.read_text(encoding="utf-8"))) <= known
+
+
+def test_the_commands_of_the_readme_are_targets_and_ci_runs_the_one_for_tests():
+    targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert set(re.findall(r"(?m)^make ([\w-]+)", (ROOT / page).read_text(encoding="utf-8"))) <= set(targets)
+    assert "make test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_readmes_table_are_those_of_the_results():
+    rows = re.findall(r"(?m)^\| (?:equal|rate) .*$", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(rows) == 3
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").replace("−", "-")
+    for estimate, low, high in re.findall(r"([+-][\d.]+) \(([+-]?[\d.]+) to ([+-]?[\d.]+)\)", "".join(rows)):
+        signed = [bound if bound[0] in "+-" else f"+{bound}" for bound in (low, high)]
+        assert f"| {estimate} | {signed[0]} to {signed[1]} |" in results
+    for accuracy in re.findall(r"\| (?:\*\*)?(\d\d\.\d)", "".join(rows)):
+        assert f"| {accuracy} ± " in results
