@@ -22,6 +22,8 @@ from sage_dpo.verification import verifier as verifier_module
 from sage_dpo.verification.process import WorkerProcess, _environment
 from sage_dpo.verification.protocol import Job
 
+pytestmark = pytest.mark.slow  # starts worker processes and waits for their deadlines
+
 ENDLESS = "\\boxed{\\log_{5}(9^{9^{9^9}})}"
 
 
