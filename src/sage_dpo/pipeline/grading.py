@@ -48,7 +48,6 @@ def grade(
             checks the verifier on the source's text, not the solution's last number.
         progress: show a progress bar.
 
-    Returns:
     Raises:
         DataError: no such file or column, or a completion of an unknown problem.
     """
