@@ -296,9 +296,11 @@ class CandidateStream:
 
     def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
         self._success_rates = rates if self.settings.pool.stratified else None
-        arguments: dict[str, Any] = {"version": version, "competence": competence}
-        if self._pool is None:
-            settings, seed = self.settings.pool, self.settings.seed
-            self._pool = CandidatePool(len(self.pairs), self._success_rates, settings=settings, seed=seed, **arguments)
-        else:
-            self._pool.refresh(len(self.pairs), self._success_rates, **arguments)
+        self._pool = CandidatePool(
+            len(self.pairs),
+            self._success_rates,
+            settings=self.settings.pool,
+            seed=self.settings.seed,
+            version=version,
+            competence=competence,
+        )
