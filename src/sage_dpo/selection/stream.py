@@ -17,14 +17,13 @@ new pairs come from, TRL.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from sage_dpo.config import PoolSettings, SelectorSettings
 from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import EmptyPoolError, RunFolderError
 from sage_dpo.forward import as_completions
@@ -34,47 +33,13 @@ from sage_dpo.selection.microbatches import StepBatch, deal_microbatches
 from sage_dpo.selection.models import Models
 from sage_dpo.selection.pool import CandidatePool
 from sage_dpo.selection.scoring import Columns, PairScorer, TokenCounts, check_finite
+from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PairSource, PoolContents
 from sage_dpo.selectors import Candidates, make_selector
 
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What a stream is told once.
-
-    Attributes:
-        selector: which selector, and how it cuts.
-        pool: strata, schedule and refresh.
-        keep: pairs trained on per step, over all processes.
-        seed: of every draw and cut.
-        max_length: longest prompt + completion of a pair, tokens; `None` sets no bound.
-        eos_token_id: a completion of this token alone counts as empty.
-        score_max_age: steps for which a completion's score is used again.
-        processes, process: how many train, and which one this is.
-    """
-
-    selector: SelectorSettings
-    pool: PoolSettings
-    keep: int
-    seed: int = 0
-    max_length: int | None = None
-    eos_token_id: int | None = None
-    score_max_age: int = 0
-    processes: int = 1
-    process: int = 0
-
-    def of_checkpoint(self) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the one it continues."""
-        return {
-            **self.selector.model_dump(mode="json"),
-            **self.pool.model_dump(mode="json"),
-            "keep_count": self.keep,
-            "score_max_age": self.score_max_age,
-        }
 
 
 class CandidateStream:

@@ -28,8 +28,9 @@ from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, 
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, usable_rows
 from sage_dpo.selection.log import CandidateLog
 from sage_dpo.selection.scoring import TokenCounts
+from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PairSource
-from sage_dpo.selection.stream import CandidateStream, StreamSettings
+from sage_dpo.selection.stream import CandidateStream
 from sage_dpo.training.checks import check_arguments
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.models import TrainerModels

@@ -13,8 +13,9 @@ from sage_dpo.errors import DataError, EmptyPoolError, NumericalError, RunFolder
 from sage_dpo.forward import CompletionScores, as_completions
 from sage_dpo.selection.checkpoint import load_state, save_state
 from sage_dpo.selection.log import CandidateLog, read_candidates
+from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PoolContents
-from sage_dpo.selection.stream import CandidateStream, StreamSettings
+from sage_dpo.selection.stream import CandidateStream
 
 STEPS = 6
 
