@@ -1,9 +1,8 @@
-"""Statistics of evaluations and gradients: avg@k, pass@k, intervals over problems and over seeds, gradient noise."""
+"""Statistics of evaluations and gradients: avg@k, intervals over problems and over seeds, gradient noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,32 +32,6 @@ def mean_at_k(correct_counts: ArrayLike, sample_counts: ArrayLike) -> NDArray[np
     """
     correct, samples = _counts(correct_counts, sample_counts)
     return correct / samples
-
-
-def pass_at_k(correct_counts: ArrayLike, sample_counts: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Return the unbiased estimate of pass@k of each problem: that at least one of k completions is correct.
-
-    pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{i = n-c+1 .. n} (1 - k / i)
-
-    Args:
-        correct_counts: `[P]` correct completions c.
-        sample_counts: `[P]` or a scalar: completions n, >= k.
-        k: >= 1.
-
-    Raises:
-        ValueError: not 0 <= c <= n, or not 1 <= k <= n.
-
-    Source: Chen et al. 2021, arXiv:2107.03374, Eq. 1, in its numerically stable form.
-    """
-    correct, samples = _counts(correct_counts, sample_counts)
-    if k < 1 or (samples < k).any():
-        raise ValueError(f"k is {k}, fewest samples of a problem {samples.min():g}, expected 1 <= k <= samples")
-    estimates = np.empty(correct.shape)
-    for n, c in {(int(n), int(c)) for n, c in zip(samples, correct, strict=True)}:  # at most n + 1 values per n
-        # A factor of 0 or less at i <= k: every choice of k then contains a correct completion.
-        failing = np.prod(np.maximum(0.0, 1.0 - k / np.arange(n - c + 1, n + 1)))
-        estimates[(samples == n) & (correct == c)] = 1.0 - failing
-    return estimates
 
 
 def bootstrap_interval(
@@ -146,18 +119,6 @@ def seed_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
         return Interval(mean, -np.inf, np.inf)
     half = float(stdtrit(data.size - 1, 0.5 + confidence / 2.0) * data.std(ddof=1) / np.sqrt(data.size))
     return Interval(mean, mean - half, mean + half)
-
-
-def gradient_snr(gradients: NDArray[Any]) -> float:
-    """Return the signal-to-noise ratio of n gradient samples; see `gradient_snr_from_norms`.
-
-    Args:
-        gradients: `[n, d]` gradients of n independent (micro)batches, n >= 2.
-    """
-    rows = np.asarray(gradients, dtype=np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"gradients have shape {rows.shape}, expected [n, d]")
-    return gradient_snr_from_norms((rows**2).sum(axis=1), float((rows.mean(axis=0) ** 2).sum()))
 
 
 def gradient_snr_from_norms(squared_norms: ArrayLike, squared_norm_of_mean: float) -> float:

@@ -101,31 +101,6 @@ def token_informativeness(target_logps: Tensor, sum_sq_probs: Tensor) -> Tensor:
     return torch.expm1(target_logps) ** 2 + others
 
 
-def response_informativeness(logits: Tensor, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the informativeness of each response, summed over its tokens: |grad of L(y) in the logits|^2.
-
-    Args:
-        logits: `[..., T, V]`; position t predicts `token_ids[..., t]`.
-        token_ids: `[..., T]`.
-        mask: `[..., T]`, true on completion tokens; `None` counts every token.
-
-    Returns:
-        `[...]`, at least float32.
-
-    Raises:
-        ValueError: shapes do not fit.
-    """
-    if logits.shape[:-1] != token_ids.shape or (mask is not None and mask.shape != token_ids.shape):
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}, token_ids {tuple(token_ids.shape)}, "
-            f"mask {None if mask is None else tuple(mask.shape)}; expected [..., T, V], [..., T], [..., T]"
-        )
-    logps = logits.to(torch.promote_types(torch.float32, logits.dtype)).log_softmax(-1)
-    target = logps.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    tokens = token_informativeness(target, (2.0 * logps).exp().sum(-1))
-    return (tokens if mask is None else torch.where(mask.bool(), tokens, 0.0)).sum(-1)
-
-
 def pair_informativeness(
     chosen_sum: Tensor,
     rejected_sum: Tensor,

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sage_dpo.core.statistics import (
     bootstrap_interval,
-    gradient_snr,
     gradient_snr_from_norms,
     mean_at_k,
     paired_difference_interval,
-    pass_at_k,
     seed_interval,
 )
 
@@ -21,22 +15,6 @@ from sage_dpo.core.statistics import (
 def test_mean_at_k_by_hand() -> None:
     assert mean_at_k([0, 2, 8], 8).tolist() == [0.0, 0.25, 1.0]
     assert mean_at_k([1, 1], [2, 4]).tolist() == [0.5, 0.25]
-
-
-def test_pass_at_k_by_hand() -> None:
-    # n = 4, c = 1, k = 2: 1 - C(3, 2) / C(4, 2) = 1 - 3/6
-    assert pass_at_k([1, 0, 4], 4, 2).tolist() == pytest.approx([0.5, 0.0, 1.0])
-
-
-@given(st.integers(1, 7), st.data())
-def test_pass_at_k_counts_every_choice_of_k_samples(n: int, data: st.DataObject) -> None:
-    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
-    choices = list(combinations([True] * c + [False] * (n - c), k))
-    assert pass_at_k([c], [n], k)[0] == pytest.approx(sum(map(any, choices)) / len(choices))
-
-
-def test_pass_at_one_is_mean_at_k() -> None:
-    assert pass_at_k([0, 3, 5], [5, 5, 9], 1).tolist() == pytest.approx(mean_at_k([0, 3, 5], [5, 5, 9]).tolist())
 
 
 def test_bootstrap_covers_a_known_mean_at_about_its_confidence() -> None:
@@ -136,6 +114,11 @@ def test_seed_confidence_out_of_range_is_rejected(confidence: float) -> None:
         seed_interval([0.1, 0.2], confidence=confidence)
 
 
+def gradient_snr(gradients: np.ndarray) -> float:
+    """From the stack `[n, d]` of gradients themselves."""
+    return gradient_snr_from_norms((gradients**2).sum(axis=1), float((gradients.mean(axis=0) ** 2).sum()))
+
+
 def test_gradient_snr_by_hand() -> None:
     # (3, 1), (1, 1): mean (2, 1), |mean|^2 = 5; trace of the covariance = 1 + 1 = 2 (n - 1 = 1)
     # signal = 5 - 2/2 = 4; SNR = 4 / 2. From norms: mean(10, 2) = 6; noise 2 (6 - 5) = 2
@@ -160,8 +143,6 @@ def test_gradient_snr_does_not_depend_on_scale_and_is_infinite_without_noise() -
 def test_invalid_input_is_rejected() -> None:
     with pytest.raises(ValueError, match="0 <= correct <= samples"):
         mean_at_k([3], [2])
-    with pytest.raises(ValueError, match="k is 5"):
-        pass_at_k([1], [4], 5)
     with pytest.raises(ValueError, match="P >= 1"):
         bootstrap_interval([], seed=0)
     with pytest.raises(ValueError, match="finite"):
@@ -171,6 +152,6 @@ def test_invalid_input_is_rejected() -> None:
     with pytest.raises(ValueError, match="pair them by problem"):
         paired_difference_interval([0.0], [0.0, 1.0], seed=0)
     with pytest.raises(ValueError, match="n >= 2"):
-        gradient_snr(np.ones((1, 3)))
+        gradient_snr_from_norms([3.0], 3.0)
     with pytest.raises(ValueError, match="Jensen"):
         gradient_snr_from_norms([1.0, 1.0], 2.0)

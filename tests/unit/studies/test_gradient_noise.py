@@ -10,7 +10,7 @@ import torch
 
 from sage_dpo.config import RunConfig, validate
 from sage_dpo.core.margins import dpo_loss, implicit_margin
-from sage_dpo.core.statistics import gradient_snr
+from sage_dpo.core.statistics import gradient_snr_from_norms
 from sage_dpo.forward import TokenizedCompletion, score_completions
 from sage_dpo.records import PreferencePair
 from sage_dpo.storage import write_records
@@ -58,7 +58,8 @@ def test_noise_is_that_of_the_stacked_gradients(tiny_model):
         gradients.append(torch.cat([part.flatten() for part in parts]).double().numpy())
     stack = np.stack(gradients)
     values = _noise(tiny_model, pairs, base, np.arange(len(pairs)), BETA)
-    assert values["snr"] == pytest.approx(gradient_snr(stack), rel=1e-4)
+    snr = gradient_snr_from_norms((stack**2).sum(axis=1), (stack.mean(axis=0) ** 2).sum())
+    assert values["snr"] == pytest.approx(snr, rel=1e-4)
     assert values["variance"] == pytest.approx(stack.var(axis=0, ddof=1).sum(), rel=1e-4)
     assert values["signal"] == pytest.approx(values["snr"] * values["variance"])
 
