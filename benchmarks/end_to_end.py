@@ -28,6 +28,7 @@ from sage_dpo.gym.policy import bundled_policy_path
 from sage_dpo.gym.world import generate_problems
 from sage_dpo.pipeline.on_policy import OnPolicySource
 from sage_dpo.pipeline.policies import load_model
+from sage_dpo.run_folder import PoolFolder
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.verification import Verifier
 
@@ -40,7 +41,8 @@ def first_pool(config: RunConfig, tokenizer: Any) -> PoolContents:
     """Sample, verify and pair, as the quickstart does before its first step."""
     problems = generate_problems("train", config.problems.count or 320, seed=config.seed)  # type: ignore[union-attr]
     with Verifier(workers=2) as verifier:
-        source = OnPolicySource(config, problems, tokenizer, verifier, Path(temporary_folder()), progress=False)
+        folder = PoolFolder(Path(temporary_folder()))
+        source = OnPolicySource(config, problems, tokenizer, verifier, lambda _: folder, progress=False)
         return source.refresh(load_model(config.policy), version=0, step=0)
 
 

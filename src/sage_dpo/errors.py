@@ -6,6 +6,8 @@ A message says what is wrong, what was got, what was wanted and how to mend it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SageError(Exception):
     """Base of every error raised on purpose by `sage_dpo`."""
@@ -20,7 +22,14 @@ class DataError(SageError, ValueError):
 
 
 class EmptyPoolError(SageError, ValueError):
-    """No preference pair can be built or drawn (no correct sample at all, everything excluded)."""
+    """No preference pair can be built or drawn (no correct sample at all, everything excluded).
+
+    `exclusions` counts what was left out, by reason, where the pairs were being built.
+    """
+
+    def __init__(self, message: str, exclusions: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.exclusions = dict(exclusions or {})
 
 
 class NumericalError(SageError, ArithmeticError):

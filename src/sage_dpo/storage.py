@@ -1,17 +1,6 @@
-"""Files of a run: atomic writes, records as Parquet, and the run folder with its manifest.
+"""Reading and writing files: atomic writes, JSON, JSON Lines, and records as Parquet.
 
-    runs/<name>/config.yaml manifest.json summary.json
-    runs/<name>/problems/{train,probe}.parquet
-    runs/<name>/initial/refresh-000/{completions,verdicts,pairs}.parquet info.json   the first pool, of all arms
-    runs/<name>/arms/<arm>/refresh-NNN/{completions,verdicts,pairs,scores}.parquet info.json
-    runs/<name>/arms/<arm>/{metrics.jsonl,checkpoints/,policy/,evaluation/<suite>.parquet}
-    runs/<name>/arms/<arm>/at-NNNNNN/{<suite>.parquet,costs.json}   suites on the way
-    runs/<name>/report/{index.html,table.md}
-    runs/studies/<name>/<condition>/{seed-N/,seed-N.yaml,seed-N.log}   seed-N/ is a run folder
-    runs/studies/<name>/{results.json,table.md,index.html,plots/}
-
-Every file is written under a temporary name and renamed, so that a reader never sees half of one. A stage is
-complete when the manifest says so; rerunning a command skips complete stages.
+Every file is written under a temporary name and renamed, so that a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -19,31 +8,24 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
-import platform
 import re
-import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from sage_dpo.errors import DataError, RunFolderError
+from sage_dpo.errors import DataError
 
 Record = TypeVar("Record")
-LOCK = "run.lock"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAKE_AGAIN = "restore it from a copy, or repeat the run in another folder (`--output`)"
-_LIBRARIES = ("sage-dpo", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "pyarrow")
 
 
 @contextlib.contextmanager
@@ -161,105 +143,6 @@ def _decode(value: Any, annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return annotation(value)
     return value
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can change a result, and of Python."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
-
-
-@contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold a folder, created if needed, against other processes that want to write it.
-
-    Raises:
-        RunFolderError: another process holds it.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunFolderError(
-            f"another process is writing {root}; wait until it has ended, or give another `--output`"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-class RunFolder:
-    """One run's folder: resolved configuration, manifest, and which stages are complete.
-
-    Args:
-        root: the folder; created if needed.
-        config_text: the resolved configuration as YAML.
-
-    Raises:
-        RunFolderError: the folder holds a run of another configuration.
-    """
-
-    def __init__(self, root: str | Path, config_text: str) -> None:
-        self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._manifest_path = self.root / "manifest.json"
-        digest = hashlib.sha256(config_text.encode()).hexdigest()
-        if self._manifest_path.exists():
-            self.manifest: dict[str, Any] = read_json(self._manifest_path)
-            self._check_same_config(digest, config_text)
-        else:
-            if self.path("arms").exists() or self.path("initial").exists():
-                raise RunFolderError(
-                    f"{self.root} holds parts of a run but no manifest.json; delete it or give another `--output`"
-                )
-            write_text(self.root / "config.yaml", config_text)
-            self.manifest = {"config_sha256": digest, "versions": library_versions(), "data": {}, "stages": {}}
-            self._save()
-
-    def _check_same_config(self, digest: str, config_text: str) -> None:
-        if self.manifest.get("config_sha256") == digest:
-            return
-        old = (self.root / "config.yaml").read_text(encoding="utf-8").splitlines()
-        changed = [line.strip() for line in config_text.splitlines() if line not in old]
-        raise RunFolderError(
-            f"{self.root} holds a run of another configuration (changed: {'; '.join(changed[:5]) or 'keys removed'}); "
-            "give another `name` or `--output`, or delete the folder with `--fresh`"
-        )
-
-    def path(self, *parts: str) -> Path:
-        return self.root.joinpath(*parts)
-
-    def is_complete(self, stage: str) -> bool:
-        return stage in self.manifest["stages"]
-
-    def seconds(self, stage: str) -> float:
-        """Wall-clock of the attempt that completed a stage."""
-        return float(self.manifest["stages"][stage]["seconds"])
-
-    def info(self, stage: str) -> dict[str, Any]:
-        """What the stage recorded about itself."""
-        return dict(self.manifest["stages"][stage]["info"])
-
-    def stage(self, name: str, work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
-        """Run `work` unless the stage is complete; record its wall-clock and the mapping it returns."""
-        if not self.is_complete(name):
-            started = time.perf_counter()
-            info = work() or {}
-            self.manifest["stages"][name] = {"seconds": time.perf_counter() - started, "info": info}
-            self._save()
-        return self.info(name)
-
-    def record_data(self, name: str, sha256: str) -> None:
-        self.manifest["data"][name] = sha256
-        self._save()
-
-    def _save(self) -> None:
-        write_json(self._manifest_path, self.manifest)
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:

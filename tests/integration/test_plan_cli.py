@@ -45,8 +45,8 @@ def test_a_recipe_whose_model_and_data_are_elsewhere():
 
 
 def test_predicted_beside_measured(tmp_path):
-    info = {"generated_tokens": 1000, "verdicts": {"correct": 2560}, "pairs": 384}
-    manifest = {"stages": {"pool-000": {"seconds": 1.0, "info": info}}}
+    info = {"costs": {"generated_tokens": 1000}, "verdicts": {"correct": 2560}, "pairs": 384}
+    manifest = {"stages": {"first-pool": {"seconds": 1.0, "info": info}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     output = invoke(
         "plan", QUICKSTART, "--measured", tmp_path, "--completion-tokens", 20, "--json", tmp_path / "p.json"

@@ -19,6 +19,7 @@ from sage_dpo.core.flops import policy_flops
 from sage_dpo.pipeline.on_policy import read_info
 from sage_dpo.pipeline.run import run
 from sage_dpo.records import PairScore
+from sage_dpo.run_folder import PoolFolder
 from sage_dpo.storage import read_json, read_jsonl, read_records
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ def test_costs_grow_with_the_step(four):
 def test_flops_are_those_of_the_tokens(four):
     arm = sage(four)
     parameters = read_json(four / "manifest.json")["stages"]["arms/sage/train"]["info"]["parameters"]
-    refreshes = [read_info(path.parent) for path in sorted(four.glob("*/**/refresh-*/info.json"))]
+    refreshes = [read_info(PoolFolder(path.parent)) for path in sorted(four.rglob("info.json"))]
     assert len(refreshes) == 2
     sampled = sum(info.generated_tokens + info.prompt_tokens for info in refreshes)
     assert arm["flops"] == policy_flops(
@@ -111,7 +112,7 @@ def test_probes_are_logged_with_what_the_policy_had_cost(four):
     assert [row["step"] for row in probes] == [2, 4]
     assert 0 < probes[0]["cost/seconds"] < probes[1]["cost/seconds"]
     assert 0 < probes[0]["cost/flops"] < probes[1]["cost/flops"]
-    first_pool = read_json(four / "manifest.json")["stages"]["pool-000"]["info"]
+    first_pool = read_json(four / "manifest.json")["stages"]["first-pool"]["info"]["costs"]
     assert probes[1]["cost/flops"] + first_pool["flops"] == pytest.approx(sage(four)["flops"])
     assert all("cost/flops" not in row for row in rows if "probe/accuracy" not in row)
 

@@ -11,13 +11,16 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sage_dpo"
 
-FOUNDATION = {"records", "errors", "config", "storage", "rules"}
+FOUNDATION = {"records", "errors", "config", "storage", "rules", "costs", "run_folder", "manifest"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
     "config": {"errors"},
     "storage": {"errors"},
     "rules": {"records"},
+    "costs": set(),
+    "run_folder": {"storage"},
+    "manifest": {"errors", "storage", "run_folder"},
     "core": {"errors", "records"},
     "problems": FOUNDATION | {"core"},
     "rollouts": FOUNDATION | {"core"},
@@ -86,7 +89,16 @@ def test_a_wrong_arrow_would_be_seen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["sage_dpo", "sage_dpo.config", "sage_dpo.records", "sage_dpo.cli", "sage_dpo.verification.worker"]
+    "module",
+    [
+        "sage_dpo",
+        "sage_dpo.config",
+        "sage_dpo.records",
+        "sage_dpo.run_folder",
+        "sage_dpo.manifest",
+        "sage_dpo.cli",
+        "sage_dpo.verification.worker",
+    ],
 )
 def test_light_modules_import_neither_torch_nor_transformers(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'trl', 'datasets'}} & set(sys.modules)))"

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_dpo.studies.outcomes import COSTS, ArmOutcome
+from sage_dpo.costs import Costs
+from sage_dpo.run_folder import ArmFolder, RunFolder
+from sage_dpo.studies.outcomes import ArmOutcome
+
+NO_COSTS, NO_FOLDER = Costs(), RunFolder(Path("unused")).arm("unused")
 
 
 def outcome(
@@ -17,10 +21,10 @@ def outcome(
     condition: str = "base",
     value: float | None = None,
     at_steps: Mapping[int, float] | None = None,
-    first_pool: Mapping[str, float] | None = None,
+    first_pool: Costs = NO_COSTS,
     metrics: Sequence[dict[str, Any]] = (),
-    folder: Path = Path("unused"),
-    **costs: float,
+    folder: ArmFolder = NO_FOLDER,
+    **costs: Any,
 ) -> ArmOutcome:
     """One arm of one run; `sage@0.5` stems from `sage`."""
     return ArmOutcome(
@@ -31,9 +35,9 @@ def outcome(
         value=value,
         average=average,
         suites={} if average is None else {"short": average},
-        costs={**dict.fromkeys(COSTS, 0.0), **costs},
+        costs=Costs(**costs),
         at_steps={step: {"average": accuracy} for step, accuracy in (at_steps or {}).items()},
-        first_pool=dict(first_pool or {"seconds": 0.0, "flops": 0.0}),
+        first_pool=first_pool,
         metrics=list(metrics),
         folder=folder,
     )

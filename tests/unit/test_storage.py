@@ -1,20 +1,16 @@
-"""Run folders: nothing half-written, nothing done twice, nothing mixed up."""
+"""Files: nothing half-written, and read back as they were."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from sage_dpo.errors import DataError, RunFolderError
+from sage_dpo.errors import DataError
 from sage_dpo.records import Completion, FinishReason, PairScore, PreferencePair, Problem, Verdict, VerdictKind
 from sage_dpo.storage import (
-    RunFolder,
     atomic_path,
-    locked,
     numbered_rows,
     read_json,
     read_jsonl,
@@ -126,45 +122,3 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
         raise RuntimeError
     assert read_json(tmp_path / "x.json") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_a_complete_stage_is_not_run_again(tmp_path):
-    calls = []
-
-    def work():
-        calls.append(1)
-        return {"rows": 3}
-
-    for _ in range(2):
-        folder = RunFolder(tmp_path / "run", "a: 1\n")
-        assert folder.stage("problems", work) == {"rows": 3}
-    assert calls == [1]
-    assert folder.seconds("problems") >= 0
-    assert folder.manifest["versions"]["torch"]
-
-
-def test_a_failed_stage_is_run_again(tmp_path):
-    folder = RunFolder(tmp_path, "a: 1\n")
-    with pytest.raises(ZeroDivisionError):
-        folder.stage("x", lambda: 1 / 0)
-    assert not RunFolder(tmp_path, "a: 1\n").is_complete("x")
-
-
-def test_a_folder_of_another_configuration_is_refused(tmp_path):
-    RunFolder(tmp_path, "a: 1\nb: 2\n")
-    with pytest.raises(RunFolderError, match=r"changed: b: 3\).*--fresh"):
-        RunFolder(tmp_path, "a: 1\nb: 3\n")
-
-
-def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
-    hold = "import sys; from pathlib import Path; from sage_dpo.storage import locked\n"
-    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match=r"another process is writing .*run; wait"), locked(tmp_path / "run"):
-            pass
-        other.kill()  # a lock dies with its process
-        other.wait()
-    with locked(tmp_path / "run"):
-        assert (tmp_path / "run").is_dir()

@@ -23,7 +23,7 @@ from sage_dpo.errors import ConfigError
 class ArmSettings(Section):
     """One arm of a comparison: what differs from the recipe's common sections."""
 
-    train: bool = Field(True, description="False evaluates the untouched policy.")
+    train: bool = Field(True, description="False is the untuned policy, whatever the arm's name.")
     selection: dict[str, Any] = Field(default_factory=dict, description="Keys merged over the recipe's `selection`.")
     pool: dict[str, Any] = Field(default_factory=dict, description="Keys merged over the recipe's `pool`.")
     training: dict[str, Any] = Field(default_factory=dict, description="Keys merged over the recipe's `training`.")
@@ -47,6 +47,9 @@ class RunConfig(Section):
     selection: SelectorSettings = Field(SelectorSettings(), description="Which candidates are trained on.")
     training: TrainingSettings = Field(TrainingSettings(), description="How an arm is trained.")
     evaluation: EvaluationSettings | None = Field(EvaluationSettings(), description="Suites to run; none runs none.")
+    subject: str | None = Field(
+        None, description="The arm with which every other is compared; none is the last trained one."
+    )
     arms: dict[Annotated[str, Field(pattern=r"^\w[\w.@-]*$")], ArmSettings] = Field(
         default_factory=lambda: {"sage": ArmSettings()}, min_length=1, description="What is compared, by name."
     )
@@ -55,6 +58,8 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         if self.problems is None and isinstance(self.pairs, OnPolicyPairSettings):
             raise ValueError("pairs.kind is on_policy, which samples from problems; add a `problems` section")
+        if self.subject is not None and self.subject not in self.arms:
+            raise ValueError(f"subject is {self.subject!r}, expected one of the arms: {', '.join(self.arms)}")
         for arm in self.arms:
             self.for_arm(arm)._check_sections(self.arms[arm].train)
         return self
@@ -73,6 +78,15 @@ class RunConfig(Section):
                 f"policy.dtype is {self.policy.dtype} without lora: small updates of half-precision weights round to "
                 "nothing; set dtype to float32 (a GPU still computes in bf16), or add lora"
             )
+
+    @property
+    def trained_arms(self) -> list[str]:
+        return [name for name, arm in self.arms.items() if arm.train]
+
+    @property
+    def subject_arm(self) -> str:
+        """The arm with which every other is compared."""
+        return self.subject or (self.trained_arms or list(self.arms))[-1]
 
     def for_arm(self, arm: str) -> RunConfig:
         """Return the configuration of one arm: its partial sections merged over the common ones.

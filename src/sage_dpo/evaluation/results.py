@@ -14,6 +14,7 @@ from sage_dpo.errors import DataError
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict, VerdictKind
 from sage_dpo.rollouts.engine import SamplingParams
 from sage_dpo.rules import verdict_counts
+from sage_dpo.run_folder import SuitesFolder
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 
 _logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def write_result(folder: Path, result: SuiteResult, key: Mapping[str, Any], prob
         )
         for completion, verdict in zip(result.completions, result.verdicts, strict=True)
     ]
-    path = folder / f"{result.name}.json"
+    path = SuitesFolder(folder).result(result.name)
     path.unlink(missing_ok=True)
     write_records(path.with_suffix(".parquet"), rows, GradedCompletion)
     summary = {
@@ -132,7 +133,7 @@ def write_result(folder: Path, result: SuiteResult, key: Mapping[str, Any], prob
 
 def read_result(folder: Path, name: str, key: Mapping[str, Any], sampling: SamplingParams) -> SuiteResult | None:
     """Return the stored result of the same evaluation, or `None`."""
-    path = folder / f"{name}.json"
+    path = SuitesFolder(folder).result(name)
     if not path.is_file():
         return None
     try:

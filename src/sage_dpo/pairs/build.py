@@ -112,7 +112,7 @@ def build_pairs(
     if settings.flip_fraction:
         pairs = [flip(pair) if _is_flipped(pair, rules) else pair for pair in pairs]
     if not pairs:
-        raise EmptyPoolError(_explain_empty(totals, exclusions))
+        raise EmptyPoolError(_explain_empty(totals, exclusions), exclusions)
     return PairBuild(pairs, exclusions, totals)
 
 

@@ -14,10 +14,12 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sage_dpo.config import RunConfig
 from sage_dpo.core.flops import policy_flops
+from sage_dpo.costs import Costs
 from sage_dpo.errors import ConfigError
-from sage_dpo.pipeline.on_policy import OnPolicySource, read_info, refresh_folder
-from sage_dpo.pipeline.policies import load_model, lora_config, model_arguments, policy_path
+from sage_dpo.pipeline.on_policy import OnPolicySource, read_info
+from sage_dpo.pipeline.policies import lora_config, model_arguments, policy_path
 from sage_dpo.records import PairScore
+from sage_dpo.run_folder import ArmFolder, SuitesFolder
 from sage_dpo.selection.checkpoint import last_complete_checkpoint
 from sage_dpo.selection.log import read_candidates
 from sage_dpo.storage import read_json, write_json, write_jsonl, write_records
@@ -28,13 +30,13 @@ _CLOCK = "clock.json"
 Probe = Callable[[Any], float]
 """Measures a policy's greedy accuracy on the probe problems."""
 
-Evaluate = Callable[[Any, Path], object]
+Evaluate = Callable[[Any, SuitesFolder], object]
 """Runs a policy on the suites and writes the results to a folder."""
 
 
 def train_arm(
     config: RunConfig,
-    folder: Path,
+    folder: ArmFolder,
     pairs: Dataset,
     tokenizer: Any,
     *,
@@ -59,9 +61,9 @@ def train_arm(
         progress: show progress bars.
 
     Returns:
-        Token and pair counts, wall-clock by part, exclusions.
+        `costs` without those of the first pool, `exclusions`, and numbers of parameters, kept pairs and refreshes.
     """
-    arguments = trainer_arguments(config, folder / "checkpoints", progress=progress)
+    arguments = trainer_arguments(config, folder.checkpoints, progress=progress)
     trainer = SAGETrainer(
         policy_path(config.policy.path),
         args=arguments,
@@ -74,20 +76,21 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
-    checkpoint = last_complete_checkpoint(folder / "checkpoints", also=[_CLOCK])
+    checkpoint = last_complete_checkpoint(folder.checkpoints, also=[_CLOCK])
     clock = _Clock(trainer, config, folder, probe, evaluate, checkpoint)
     # Before the trainer's own: a refresh after this step is for later steps, and no cost of what is measured now.
     trainer.callback_handler.callbacks.insert(0, clock)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(folder / "policy"))
-    tokenizer.save_pretrained(folder / "policy")
+    trainer.save_model(str(folder.policy))
+    tokenizer.save_pretrained(folder.policy)
     start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
-    write_jsonl(folder / "metrics.jsonl", start + trainer.state.log_history)
+    write_jsonl(folder.metrics, start + trainer.state.log_history)
     _write_scores(folder)
     return {
-        **clock.costs(),
+        "costs": clock.costs().as_dict(),
         "exclusions": trainer.exclusions.get("train", {}),
         "keep_count": trainer.keep_count,
+        "parameters": clock.parameters,
         "refreshes": trainer.stream.pool.version,
     }
 
@@ -144,21 +147,12 @@ def _microbatches(pairs: int, largest: int) -> tuple[int, int]:
     return pairs // accumulation, accumulation
 
 
-def load_trained(config: RunConfig, folder: Path) -> Any:
-    """Load the policy that `train_arm` saved."""
-    if config.policy.lora is not None:
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(load_model(config.policy), str(folder / "policy"))
-    return load_model(config.policy.model_copy(update={"path": str(folder / "policy"), "revision": None}))
-
-
-def _write_scores(folder: Path) -> None:
+def _write_scores(folder: ArmFolder) -> None:
     """Copy the candidate log into the refresh folders it belongs to."""
-    scores = read_candidates(folder / "checkpoints" / "candidates")
+    scores = read_candidates(folder.candidates)
     for version in sorted({score.pool_version for score in scores}):
         rows = [score for score in scores if score.pool_version == version]
-        write_records(refresh_folder(folder, version) / "scores.parquet", rows, PairScore)
+        write_records(folder.refresh(version).scores, rows, PairScore)
 
 
 class _Progress(ProgressCallback):
@@ -189,7 +183,7 @@ class _Clock(TrainerCallback):
         self,
         trainer: SAGETrainer,
         config: RunConfig,
-        folder: Path,
+        folder: ArmFolder,
         probe: Probe | None,
         evaluate: Evaluate | None,
         checkpoint: Path | None,
@@ -197,38 +191,39 @@ class _Clock(TrainerCallback):
         self._trainer, self._folder, self._probe, self._evaluate = trainer, folder, probe, evaluate
         self._every = config.training.probe_steps
         self._at_steps = frozenset(config.evaluation.at_steps if config.evaluation else ())
-        self._parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         before = read_json(checkpoint / _CLOCK) if checkpoint else {"total": 0.0, "probing": 0.0}
         self._started = time.perf_counter() - before["total"]
         self._total: float | None = None
         self._measuring: float = before["probing"]
 
-    def costs(self) -> dict[str, Any]:
-        """Return tokens, pairs, seconds and floating-point operations so far, without the first pool's."""
+    def costs(self) -> Costs:
+        """Return what the policy has cost so far, without the first pool's part."""
         total = self._total or time.perf_counter() - self._started
         has_source = self._trainer.stream.source is not None
         versions = range(1, self._trainer.stream.attempted_refreshes + 1) if has_source else ()
-        refreshes = [read_info(refresh_folder(self._folder, version)) for version in versions]
+        refreshes = [read_info(self._folder.refresh(version)) for version in versions]
         generated = sum(info.generated_tokens for info in refreshes)
         counts = self._trainer.token_counts
         refresh_seconds = sum(info.seconds for info in refreshes)
-        return {
-            **counts.as_dict(),
-            "generated_tokens": generated,
-            "parameters": self._parameters,
-            "flops": policy_flops(
+        training = total - refresh_seconds - self._measuring
+        return Costs(
+            train_tokens=counts.trained,
+            scored_tokens=counts.scored,
+            reference_tokens=counts.reference,
+            generated_tokens=generated,
+            wall_s=refresh_seconds + training,
+            wall_breakdown={"refresh": refresh_seconds, "training": training, "probe": self._measuring},
+            flops=policy_flops(
                 sampled=generated + sum(info.prompt_tokens for info in refreshes),
                 scored=counts.scored,
                 reference=counts.reference,
                 trained=counts.trained,
-                parameters=self._parameters,
+                parameters=self.parameters,
             ),
-            "seconds": {
-                "refresh": refresh_seconds,
-                "training": total - refresh_seconds - self._measuring,
-                "probe": self._measuring,
-            },
-        }
+            candidate_pairs=counts.candidate_pairs,
+            kept_pairs=counts.trained_pairs,
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
@@ -239,12 +234,13 @@ class _Clock(TrainerCallback):
         costs = self.costs()
         started = time.perf_counter()
         if self._probe and is_due:
-            self._trainer.log_metric("cost/seconds", costs["seconds"]["refresh"] + costs["seconds"]["training"])
-            self._trainer.log_metric("cost/flops", costs["flops"])
+            self._trainer.log_metric("cost/seconds", costs.wall_s)
+            self._trainer.log_metric("cost/flops", costs.flops)
             self._trainer.log_metric("probe/accuracy", self._probe(self._trainer.model))
         if self._evaluate and is_milestone:
-            self._evaluate(self._trainer.model, milestone_folder(self._folder, step))
-            write_json(milestone_folder(self._folder, step) / "costs.json", costs)
+            milestone = self._folder.milestone(step)
+            self._evaluate(self._trainer.model, milestone)
+            write_json(milestone.costs, costs.as_dict())
         self._measuring += time.perf_counter() - started
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -253,8 +249,3 @@ class _Clock(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._total = time.perf_counter() - self._started
-
-
-def milestone_folder(folder: Path, step: int) -> Path:
-    """Where an arm keeps the suites it ran on the way, after `step` optimizer steps."""
-    return folder / f"at-{step:06d}"

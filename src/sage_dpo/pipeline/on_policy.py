@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import SamplingParams, build_prompts
 from sage_dpo.rules import success_rate, verdict_counts
+from sage_dpo.run_folder import PoolFolder
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 from sage_dpo.verification import Verifier, requests_for
@@ -55,7 +55,7 @@ class OnPolicySource:
         problems: what the policy is asked.
         tokenizer: the policy's.
         verifier: grades the completions.
-        folder: `refresh-NNN` folders are written here.
+        folder: where a pool version is kept.
         progress: show progress bars.
     """
 
@@ -65,7 +65,7 @@ class OnPolicySource:
         problems: Sequence[Problem],
         tokenizer: Any,
         verifier: Verifier,
-        folder: Path,
+        folder: Callable[[int], PoolFolder],
         *,
         progress: bool = True,
     ) -> None:
@@ -79,14 +79,14 @@ class OnPolicySource:
     def refresh(self, model: Any, *, version: int, step: int) -> PoolContents:
         """Sample K completions a problem, verify, pair, store."""
         started = time.perf_counter()
-        folder = refresh_folder(self._folder, version)
+        folder = self._folder(version)
         problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
         completions = self._sample(model, problems, version)
-        write_records(folder / "completions.parquet", completions, Completion)
+        write_records(folder.completions, completions, Completion)
         verdicts = self._verifier.verify(requests_for(problems, completions), progress=self._progress)
-        write_records(folder / "verdicts.parquet", verdicts, Verdict)
+        write_records(folder.verdicts, verdicts, Verdict)
         pairs, exclusions, failure = self._build(problems, completions, verdicts, version)
-        write_records(folder / "pairs.parquet", pairs, PreferencePair)
+        write_records(folder.pairs, pairs, PreferencePair)
         info = RefreshInfo(
             version=version,
             step=step,
@@ -97,7 +97,7 @@ class OnPolicySource:
             verdicts=verdict_counts(verdicts),
             exclusions=exclusions,
         )
-        write_json(folder / "info.json", asdict(info))  # what it cost counts, also when it made no pair
+        write_json(folder.info, asdict(info))  # what it cost counts, also when it made no pair
         if failure is not None:
             raise failure
         return pool_contents(pairs, info)
@@ -122,13 +122,13 @@ class OnPolicySource:
                 reference=partial(encode_solution, self._tokenizer),
             )
         except EmptyPoolError as error:
-            return [], {}, error
+            return [], error.exclusions, error
         return build.pairs, build.counts, None
 
     def restore(self, *, version: int) -> PoolContents:
         """Read back what `refresh` stored."""
-        folder = refresh_folder(self._folder, version)
-        return pool_contents(read_records(folder / "pairs.parquet", PreferencePair), read_info(folder))
+        folder = self._folder(version)
+        return pool_contents(read_records(folder.pairs, PreferencePair), read_info(folder))
 
     def _sample(self, model: Any, problems: Sequence[Problem], version: int) -> list[Completion]:
         settings = self._config.rollouts
@@ -163,12 +163,8 @@ def problems_of_pool(problems: Sequence[Problem], count: int | None, version: in
     return [problems[(start + offset) % len(problems)] for offset in range(count)]
 
 
-def refresh_folder(folder: Path, version: int) -> Path:
-    return folder / f"refresh-{version:03d}"
-
-
-def read_info(folder: Path) -> RefreshInfo:
-    return RefreshInfo(**read_json(folder / "info.json"))
+def read_info(folder: PoolFolder) -> RefreshInfo:
+    return RefreshInfo(**read_json(folder.info))
 
 
 def pool_contents(pairs: Sequence[PreferencePair], info: RefreshInfo) -> PoolContents:

@@ -53,6 +53,33 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
     return placed
 
 
+def load_trained(settings: PolicySettings, folder: Path, *, is_trainable: bool = False) -> Any:
+    """Load the policy that training saved to `folder`.
+
+    Args:
+        settings: of the policy before training.
+        folder: weights, or an adapter of `settings.lora`.
+        is_trainable: give an adapter's weights gradients, which PEFT otherwise switches off.
+    """
+    if settings.lora is None:
+        return load_model(settings.model_copy(update={"path": str(folder), "revision": None}))
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(settings), str(folder), is_trainable=is_trainable)
+
+
+def load_untrained(settings: PolicySettings, *, seed: int) -> Any:
+    """Load the policy with the weights that training would change: all, or those of a new adapter, drawn by `seed`."""
+    model = load_model(settings)
+    if settings.lora is None:
+        return model
+    from peft import get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, lora_config(settings.lora))
+
+
 def model_arguments(settings: PolicySettings) -> dict[str, Any]:
     """Return the keyword arguments of `from_pretrained` that the recipe asks for."""
     arguments: dict[str, Any] = {"dtype": settings.dtype, "revision": settings.revision or "main"}

@@ -8,35 +8,31 @@ where the last run ended. All arms start from the same policy and the same first
 
 from __future__ import annotations
 
-import gc
-import os
-import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import FixedPairSettings, RunConfig, dump_config
 from sage_dpo.core.flops import forward_flops
-from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
-from sage_dpo.errors import ConfigError, RunFolderError
+from sage_dpo.costs import Costs
 from sage_dpo.evaluation import EvaluationResult, evaluate_policy
+from sage_dpo.manifest import Manifest, discard, locked
 from sage_dpo.pairs.preference_data import load_preference_data, tokenize_preferences
-from sage_dpo.pipeline.arms import load_trained, milestone_folder, train_arm, trainer_arguments
-from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info, refresh_folder
-from sage_dpo.pipeline.policies import load_model, load_tokenizer
+from sage_dpo.pipeline.arms import train_arm, trainer_arguments
+from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
+from sage_dpo.pipeline.policies import load_model, load_tokenizer, load_trained
+from sage_dpo.pipeline.processes import release_memory, require_one_process
 from sage_dpo.pipeline.sources import load_problem_source, load_suites
+from sage_dpo.pipeline.summary import summarize
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.records import PreferencePair, Problem
 from sage_dpo.report import write_report
-from sage_dpo.storage import LOCK, RunFolder, locked, read_json, read_records, write_json, write_records
+from sage_dpo.run_folder import FIRST_POOL, PoolFolder, RunFolder, SuitesFolder
+from sage_dpo.storage import read_records, write_json, write_records
 from sage_dpo.verification import Verifier
 
 
@@ -55,65 +51,46 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
     Raises:
         SageError: with the remedy in the message.
     """
-    if PartialState().num_processes > 1:
-        raise ConfigError(
-            "`sage-dpo run` drives one process; for several, use SAGETrainer in a script under `accelerate launch` "
-            "(see docs/scaling.md)"
-        )
+    require_one_process()
     for arm in config.arms:  # a wrong key must not surface after an hour of rollouts
         if config.arms[arm].train:
             trainer_arguments(config.for_arm(arm), Path("unused"), progress=False)
-    root = Path(output) if output else Path(config.output_dir) / config.name
+    folder = RunFolder(Path(output) if output else Path(config.output_dir) / config.name)
     transformers_logging.disable_progress_bar()  # a bar for each file of weights hides the ones that matter
     tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
     with Verifier(**config.verification.model_dump()) as verifier:
-        if fresh and root.exists():  # only now that everything else is known to be in order
-            _delete(root)
-        with locked(root):
-            folder = RunFolder(root, dump_config(config))
-            return _Run(config, folder, tokenizer, suites, verifier, progress).execute()
+        if fresh and folder.root.exists():  # only now that everything else is known to be in order
+            discard(folder.root)
+        with locked(folder.root):
+            manifest = Manifest(folder, dump_config(config))
+            _Stages(config, folder, manifest, tokenizer, suites, verifier, progress).execute()
+    return folder.root
 
 
-def _delete(root: Path) -> None:
-    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if "manifest.json" not in names and names != {LOCK}:  # a lock alone: killed before it had begun
-        raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
-    # Renamed first: an interrupted deletion must not leave half a run under the name.
-    with locked(root):
-        doomed = root.rename(root.with_name(f".{root.name}.deleted.{os.getpid()}"))
-    shutil.rmtree(doomed)
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of one run, and what is loaded once and handed from stage to stage."""
 
+    config: RunConfig
+    folder: RunFolder
+    manifest: Manifest
+    tokenizer: Any
+    suites: dict[str, list[Problem]]
+    verifier: Verifier
+    progress: bool
 
-class _Run:
-    """One run's state: what is loaded once and handed from stage to stage."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: RunFolder,
-        tokenizer: Any,
-        suites: dict[str, list[Problem]],
-        verifier: Verifier,
-        progress: bool,
-    ) -> None:
-        self.config, self.folder, self.verifier, self.progress = config, folder, verifier, progress
-        self.tokenizer, self.suites = tokenizer, suites
-
-    def execute(self) -> Path:
-        self.folder.stage("problems", self._problems)
-        self.folder.stage("pool-000", self._first_pool)
+    def execute(self) -> None:
+        self.manifest.stage("problems", self._problems)
+        self.manifest.stage(FIRST_POOL, self._first_pool)
         results = {}
         for name, settings in self.config.arms.items():
             self._announce(f"arm {name}")
             if settings.train:
-                self.folder.stage(f"arms/{name}/train", lambda name=name: self._train(name))  # type: ignore[misc]
+                self.manifest.stage(self.folder.arm(name).stage, lambda name=name: self._train(name))  # type: ignore[misc]
             if self.suites:
                 results[name] = self._evaluate(name)
-        write_json(self.folder.path("summary.json"), self._summary(results))
+        write_json(self.folder.summary, summarize(self.config, self.folder, results))
         write_report(self.folder.root)
-        return self.folder.root
-
-    # -- stages ----------------------------------------------------------------------------------------------------
 
     def _problems(self) -> dict[str, Any]:
         info: dict[str, Any] = {}
@@ -121,217 +98,100 @@ class _Run:
             if source is None:
                 continue
             problems, excluded, digest = load_problem_source(source, seed=self.config.seed)
-            write_records(self.folder.path("problems", f"{name}.parquet"), problems, Problem)
-            self.folder.record_data(f"problems/{name}", digest)
+            write_records(self.folder.problems(name), problems, Problem)
+            self.manifest.record_data(f"problems/{name}", digest)
             overlap = [asdict(row) for row in overlap_report(problems, self.suites)]
             info[name] = {"count": len(problems), "excluded": excluded, "overlap": len(overlap)}
             if overlap:
-                write_json(self.folder.path("problems", f"{name}-overlap.json"), overlap)
+                write_json(self.folder.overlap(name), overlap)
                 self._announce(f"{len(overlap)} {name} problems overlap the evaluation suites, see problems/")
         return info
 
     def _first_pool(self) -> dict[str, Any]:
         self._announce("first pool")
-        folder = refresh_folder(self.folder.path("initial"), 0)
-        info: dict[str, Any] = {"probe_accuracy": None, "generated_tokens": 0}
         started = time.perf_counter()
-        model = None
         if isinstance(self.config.pairs, FixedPairSettings):
-            fixed = self.config.pairs
-            data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
-            build = tokenize_preferences(data, self.tokenizer, max_length=self.config.training.max_length)
-            write_records(folder / "pairs.parquet", build.pairs, PreferencePair)
-            info |= {"pairs": len(build.pairs), "exclusions": build.counts}
+            model, costs, info = None, Costs(), self._fixed_pool(self.config.pairs)
         else:
             model = load_model(self.config.policy)
-            contents = self._source(self.config, self.folder.path("initial")).refresh(model, version=0, step=0)
-            refresh = read_info(folder)
-            info |= {"pairs": len(contents.pairs), "exclusions": refresh.exclusions, "verdicts": refresh.verdicts}
-            info |= {"generated_tokens": refresh.generated_tokens, "competence": refresh.competence}
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            info["flops"] = forward_flops(refresh.generated_tokens + refresh.prompt_tokens, parameters)
-        info["seconds"] = {"first pool": time.perf_counter() - started}
-        if any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms):
-            info["probe_accuracy"] = self._probe(load_model(self.config.policy) if model is None else model)
-        return info
+            costs, info = self._sampled_pool(model)
+        seconds = time.perf_counter() - started
+        costs += Costs(wall_s=seconds, wall_breakdown={FIRST_POOL: seconds})
+        is_probed = any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms)
+        accuracy = self._probe(load_model(self.config.policy) if model is None else model) if is_probed else None
+        return {**info, "costs": costs.as_dict(), "probe_accuracy": accuracy}
+
+    def _fixed_pool(self, fixed: FixedPairSettings) -> dict[str, Any]:
+        data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
+        build = tokenize_preferences(data, self.tokenizer, max_length=self.config.training.max_length)
+        write_records(self.folder.first_pool.pairs, build.pairs, PreferencePair)
+        return {"pairs": len(build.pairs), "exclusions": build.counts}
+
+    def _sampled_pool(self, model: Any) -> tuple[Costs, dict[str, Any]]:
+        pairs = self._source(self.config, lambda _: self.folder.first_pool).refresh(model, version=0, step=0).pairs
+        made = read_info(self.folder.first_pool)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        flops = forward_flops(made.generated_tokens + made.prompt_tokens, parameters)
+        info = {"pairs": len(pairs), "exclusions": made.exclusions, "verdicts": made.verdicts}
+        return Costs(generated_tokens=made.generated_tokens, flops=flops), {**info, "competence": made.competence}
 
     def _train(self, arm: str) -> dict[str, Any]:
-        config = self.config.for_arm(arm)
-        pairs = read_records(refresh_folder(self.folder.path("initial"), 0) / "pairs.parquet", PreferencePair)
+        config, folder = self.config.for_arm(arm), self.folder.arm(arm)
         is_on_policy = not isinstance(config.pairs, FixedPairSettings) and config.pool.refresh_steps > 0
+        first_pool = self.manifest.info(FIRST_POOL)
         info = train_arm(
             config,
-            self.folder.path("arms", arm),
-            pairs_dataset(pairs),
+            folder,
+            pairs_dataset(read_records(self.folder.first_pool.pairs, PreferencePair)),
             self.tokenizer,
-            source=self._source(config, self.folder.path("arms", arm)) if is_on_policy else None,
+            source=self._source(config, folder.refresh) if is_on_policy else None,
             probe=self._probe if config.training.probe_steps else None,
-            probe_at_start=self.folder.info("pool-000")["probe_accuracy"],
-            competence=self.folder.info("pool-000").get("competence"),
-            evaluate=self._evaluate_suites if self.suites else None,
+            probe_at_start=first_pool["probe_accuracy"],
+            competence=first_pool.get("competence"),
+            evaluate=self._run_suites if self.suites else None,
             progress=self.progress,
         )
-        gc.collect()  # a trainer is full of cycles; its weights and optimizer must be gone before the next arm's come
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
         return info
 
     def _evaluate(self, arm: str) -> EvaluationResult:
-        is_trained = self.config.arms[arm].train
-        folder = self.folder.path("arms", arm)
-        model = load_trained(self.config, folder) if is_trained else load_model(self.config.policy)
-        return self._evaluate_suites(model, folder / "evaluation")
+        folder, policy = self.folder.arm(arm), self.config.policy
+        model = load_trained(policy, folder.policy) if self.config.arms[arm].train else load_model(policy)
+        return self._run_suites(model, folder.evaluation)
 
-    def _evaluate_suites(self, model: Any, folder: Path) -> EvaluationResult:
+    def _run_suites(self, model: Any, folder: SuitesFolder) -> EvaluationResult:
         settings = self.config.evaluation
         assert settings is not None
-        return evaluate_policy(
-            lambda: model,
-            self.tokenizer,
-            self.suites,
-            folder=folder,
-            verifier=self.verifier,
-            rollouts=self.config.rollouts,
-            max_new_tokens=settings.max_new_tokens,
-            seed=self.config.seed,
-            progress=self.progress,
-        )
-
-    # -- helpers ---------------------------------------------------------------------------------------------------
-
-    def _source(self, config: RunConfig, folder: Path) -> OnPolicySource:
-        problems = self._load_problems("train")
-        return OnPolicySource(config, problems, self.tokenizer, self.verifier, folder, progress=self.progress)
-
-    def _load_problems(self, name: str) -> list[Problem]:
-        return read_records(self.folder.path("problems", f"{name}.parquet"), Problem)
+        return self._answers(model, self.suites, settings.max_new_tokens, folder)
 
     def _probe(self, model: Any) -> float:
         """Return greedy accuracy on the probe problems."""
-        result = evaluate_policy(
+        suites = {"probe": self._read_problems("probe")}
+        return self._answers(model, suites, self.config.rollouts.max_new_tokens, None).average
+
+    def _answers(
+        self, model: Any, suites: dict[str, list[Problem]], max_new_tokens: int, folder: SuitesFolder | None
+    ) -> EvaluationResult:
+        """Sample and grade, with progress bars where the results are kept."""
+        return evaluate_policy(
             lambda: model,
             self.tokenizer,
-            {"probe": self._load_problems("probe")},
-            folder=None,
+            suites,
+            folder=folder.root if folder else None,
             verifier=self.verifier,
             rollouts=self.config.rollouts,
-            max_new_tokens=self.config.rollouts.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             seed=self.config.seed,
-            progress=False,
+            progress=self.progress and folder is not None,
         )
-        return result.average
+
+    def _source(self, config: RunConfig, folder: Callable[[int], PoolFolder]) -> OnPolicySource:
+        problems = self._read_problems("train")
+        return OnPolicySource(config, problems, self.tokenizer, self.verifier, folder, progress=self.progress)
+
+    def _read_problems(self, name: str) -> list[Problem]:
+        return read_records(self.folder.problems(name), Problem)
 
     def _announce(self, text: str) -> None:
         if self.progress:
             print(f"== {text}", flush=True)
-
-    def _summary(self, results: Mapping[str, EvaluationResult]) -> dict[str, Any]:
-        arms, intervals = {}, {}
-        for arm, settings in self.config.arms.items():
-            arms[arm] = self._arm_summary(arm, settings.train, results.get(arm))
-            arms[arm]["at_steps"] = self._milestones(arm) if settings.train else {}
-            if arm in results:
-                intervals[arm] = self._intervals(results[arm])
-        return {
-            "name": self.config.name,
-            "seed": self.config.seed,
-            "arms": arms,
-            "intervals": intervals,
-            "comparisons": self._comparisons(results),
-        }
-
-    def _milestones(self, arm: str) -> dict[str, Any]:
-        """What the arm could do, and had cost, after `evaluation.at_steps`."""
-        steps = self.config.evaluation.at_steps if self.config.evaluation else ()
-        rows = {}
-        for step in sorted(set(steps)):
-            folder = milestone_folder(self.folder.path("arms", arm), step)
-            if (folder / "costs.json").is_file():  # a step beyond the arm's last has none
-                accuracies = {name: read_json(folder / f"{name}.json")["accuracy"] for name in self.suites}
-                costs = self._costs(read_json(folder / "costs.json"))
-                rows[str(step)] = {"average": fmean(accuracies.values()), "suites": accuracies, **costs}
-        return rows
-
-    def _costs(self, trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Tokens, seconds and operations that making the policy cost: first pool, refreshes, scoring, training."""
-        pool = self.folder.info("pool-000")
-        seconds = {**trained["seconds"], "first pool": pool["seconds"]["first pool"]}
-        return {
-            "train_tokens": trained["trained"],
-            "scored_tokens": trained["scored"],
-            "reference_tokens": trained["reference"],
-            "generated_tokens": trained["generated_tokens"] + pool["generated_tokens"],
-            "wall_s": sum(seconds[part] for part in ("first pool", "refresh", "training")),  # not measuring it
-            "wall_breakdown": seconds,
-            "flops": trained["flops"] + pool.get("flops", 0.0),
-            "candidate_pairs": trained["candidate_pairs"],
-            "kept_pairs": trained["trained_pairs"],
-        }
-
-    def _arm_summary(self, arm: str, is_trained: bool, result: EvaluationResult | None) -> dict[str, Any]:
-        config = self.config.for_arm(arm)
-        trained = self.folder.info(f"arms/{arm}/train") if is_trained else {}
-        costs: dict[str, Any] = self._costs(trained) if is_trained else dict(_NO_COSTS, wall_breakdown={})
-        if result:
-            costs["wall_breakdown"]["evaluation"] = result.seconds
-        return {
-            "average": result.average if result else None,
-            "suites": {name: suite.accuracy for name, suite in result.suites.items()} if result else {},
-            **costs,
-            "learning_rate": config.training.learning_rate if is_trained else None,
-            "steps": config.training.steps if is_trained else 0,
-            "refreshes": trained.get("refreshes", 0),
-            "exclusions": trained.get("exclusions", {}),
-        }
-
-    def _intervals(self, result: EvaluationResult) -> dict[str, Any]:
-        values, groups = _by_problem(result)
-        average = bootstrap_interval(values, seed=0, groups=groups, resamples=self._resamples)
-        suites = {
-            name: bootstrap_interval(suite.per_problem, seed=0, resamples=self._resamples)
-            for name, suite in result.suites.items()
-        }
-        return {
-            "average": [average.low, average.high],
-            "suites": {name: [interval.low, interval.high] for name, interval in suites.items()},
-        }
-
-    def _comparisons(self, results: Mapping[str, EvaluationResult]) -> dict[str, Any]:
-        """Compare the `sage` arm (else the last one) with every other, paired by problem."""
-        if len(results) < 2:
-            return {}
-        subject = "sage" if "sage" in results else list(results)[-1]
-        treatment, groups = _by_problem(results[subject])
-        comparisons = {}
-        for other in results:
-            if other != subject:
-                baseline, _ = _by_problem(results[other])
-                interval = paired_difference_interval(
-                    treatment, baseline, seed=0, groups=groups, resamples=self._resamples
-                )
-                comparisons[f"{subject}_minus_{other}"] = {
-                    "mean": interval.estimate,
-                    "low": interval.low,
-                    "high": interval.high,
-                }
-        return comparisons
-
-    @property
-    def _resamples(self) -> int:
-        return self.config.evaluation.bootstrap_resamples if self.config.evaluation else 2000
-
-
-_NO_COSTS: dict[str, float] = dict.fromkeys(
-    (
-        "train_tokens", "scored_tokens", "reference_tokens", "generated_tokens", "wall_s", "flops", "candidate_pairs",
-        "kept_pairs",
-    ),
-    0,
-)  # fmt: skip
-
-
-def _by_problem(result: EvaluationResult) -> tuple[np.ndarray, Sequence[str]]:
-    """Return each problem's avg@k over all suites, and the suite it belongs to."""
-    values = np.concatenate([np.asarray(suite.per_problem, dtype=np.float64) for suite in result.suites.values()])
-    groups = [name for name, suite in result.suites.items() for _ in suite.per_problem]
-    return values, groups

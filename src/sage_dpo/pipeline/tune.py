@@ -9,6 +9,7 @@ from typing import Any
 from sage_dpo.config import ArmSettings, RunConfig, validate
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.run import run
+from sage_dpo.run_folder import RunFolder
 from sage_dpo.storage import read_jsonl
 
 
@@ -29,7 +30,7 @@ def tune(
         raise ConfigError(
             "tuning needs a `probe` section in the recipe: problems that are neither trained nor tested on"
         )
-    trained = [arm for arm, settings in config.arms.items() if settings.train]
+    trained = config.trained_arms
     if not trained or not learning_rates:
         raise ConfigError("tuning needs at least one trained arm and one learning rate")
     names = {(arm, rate): f"{arm}@{rate:g}" for arm in trained for rate in learning_rates}
@@ -42,9 +43,11 @@ def tune(
         )
         for (arm, rate), name in names.items()
     }
-    grid = config.model_copy(update={"name": f"{config.name}-tuning", "arms": arms, "evaluation": None})
-    folder = run(validate(RunConfig, grid.model_dump()), output=output, progress=progress)
-    scores = {key: _final_probe(folder / "arms" / name / "metrics.jsonl") for key, name in names.items()}
+    grid = config.model_copy(
+        update={"name": f"{config.name}-tuning", "arms": arms, "subject": None, "evaluation": None}
+    )
+    folder = RunFolder(run(validate(RunConfig, grid.model_dump()), output=output, progress=progress))
+    scores = {key: _final_probe(folder.arm(name).metrics) for key, name in names.items()}
     return {
         "grid": list(learning_rates),
         "metric": "greedy accuracy on the probe problems after the last step",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from sage_dpo.costs import Costs
 from sage_dpo.errors import DataError
 from sage_dpo.planning.plan import CANDIDATES, POOL_PAIRS, REFRESH_COUNT, SHARED, TRAINED
-from sage_dpo.planning.stages import EVALUATION, FIRST_POOL, REFERENCE, REFRESHES, SCORING, TRAINING, VERIFICATION
+from sage_dpo.planning.stages import EVALUATION, REFERENCE, REFRESHES, SCORING, TRAINING, VERIFICATION
+from sage_dpo.planning.stages import FIRST_POOL as ROLLOUTS
 from sage_dpo.records import VerdictKind
+from sage_dpo.run_folder import FIRST_POOL, ArmFolder, RunFolder
 from sage_dpo.storage import read_json
 
 
@@ -20,34 +23,36 @@ def read_measured(folder: str | Path) -> dict[str, dict[str, float]]:
     Raises:
         DataError: the folder holds no run.
     """
-    root = Path(folder)
-    if not (root / "manifest.json").is_file():
-        raise DataError(f"{root} is not a run folder (no manifest.json); give the folder of a run")
-    infos = {name: stage["info"] for name, stage in read_json(root / "manifest.json")["stages"].items()}
+    run = RunFolder(Path(folder))
+    if not run.manifest.is_file():
+        raise DataError(f"{run.root} is not a run folder (no manifest.json); give the folder of a run")
+    stages = run.stages()
     parts: dict[str, dict[str, float]] = {}
-    if "pool-000" in infos:
-        pool = infos["pool-000"]
+    if FIRST_POOL in stages:
+        pool = stages[FIRST_POOL]
         answers = sum(pool.get("verdicts", {}).values())
-        parts[SHARED] = {FIRST_POOL: pool["generated_tokens"], VERIFICATION: answers, POOL_PAIRS: pool["pairs"]}
-    for path in sorted((root / "arms").glob("*")):
-        trained = infos.get(f"arms/{path.name}/train")
-        if trained is None and (path / "checkpoints").exists():
+        sampled = Costs.from_dict(pool["costs"]).generated_tokens
+        parts[SHARED] = {ROLLOUTS: sampled, VERIFICATION: answers, POOL_PAIRS: pool["pairs"]}
+    for name, arm in run.arms().items():
+        trained = stages.get(arm.stage)
+        if trained is None and arm.checkpoints.exists():
             continue
-        measured = _measured_suites(path)
+        measured = _measured_suites(arm)
         if trained is not None:
-            verdicts = [read_json(info)["verdicts"] for info in path.glob("refresh-*/info.json")]
-            measured[VERIFICATION] += sum(sum(counts.values()) for counts in verdicts)
-            measured |= {REFRESHES: trained["generated_tokens"], REFERENCE: trained["reference"]}
-            measured |= {SCORING: trained["scored"], TRAINING: trained["trained"]}
-            measured |= {CANDIDATES: trained["candidate_pairs"], TRAINED: trained["trained_pairs"]}
+            infos = [pool.info for pool in arm.refreshes().values() if pool.info.is_file()]
+            measured[VERIFICATION] += sum(sum(read_json(info)["verdicts"].values()) for info in infos)
+            costs = Costs.from_dict(trained["costs"])
+            measured |= {REFRESHES: costs.generated_tokens, REFERENCE: costs.reference_tokens}
+            measured |= {SCORING: costs.scored_tokens, TRAINING: costs.train_tokens}
+            measured |= {CANDIDATES: costs.candidate_pairs, TRAINED: costs.kept_pairs}
             measured[REFRESH_COUNT] = trained["refreshes"]
-        parts[path.name] = measured
+        parts[name] = measured
     return parts
 
 
-def _measured_suites(arm: Path) -> dict[str, float]:
-    paths = [*arm.glob("evaluation/*.json"), *arm.glob("at-*/*.json")]
-    counts: list[Mapping[str, float]] = [read_json(path)["counts"] for path in paths if path.name != "costs.json"]
+def _measured_suites(arm: ArmFolder) -> dict[str, float]:
+    folders = [arm.evaluation, *arm.milestones().values()]
+    counts: list[Mapping[str, float]] = [read_json(path)["counts"] for folder in folders for path in folder.results()]
     return {
         EVALUATION: sum(count["generated_tokens"] for count in counts),
         VERIFICATION: sum(count[kind.value] for count in counts for kind in VerdictKind),

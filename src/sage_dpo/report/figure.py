@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -83,14 +83,14 @@ class Plot:
     notes: list[str] = field(default_factory=list)
 
 
-def arm_keys(arms: Iterable[str]) -> dict[str, Key]:
-    """Give every arm its colour and marker, the same in all plots: `vanilla` grey, the others in order."""
+def arm_keys(arms: Iterable[str], untuned: Collection[str] = ()) -> dict[str, Key]:
+    """Give every arm its colour and marker, the same in all plots: the untuned policy grey, the others in order."""
     keys: dict[str, Key] = {}
     for name in arms:
-        if name == "vanilla":
+        if name in untuned:
             keys[name] = Key(name, NEUTRAL, "★")
             continue
-        index = sum(1 for other in keys if other != "vanilla")
+        index = sum(1 for other in keys if other not in untuned)
         turn, place = divmod(index, len(_ARM_COLOURS))  # from the ninth arm on, the same colour with another marker
         keys[name] = Key(name, _ARM_COLOURS[place], _GLYPHS[_ARM_MARKERS[(place + turn) % len(_ARM_MARKERS)]])
     return keys

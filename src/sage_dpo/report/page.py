@@ -40,9 +40,9 @@ def write_report(run_dir: str | Path) -> Path:
         DataError: `run_dir` is no run folder.
     """
     run = read_run(run_dir)
-    page = run.root / "report" / "index.html"
+    page = run.folder.page
     if run.summary is not None:
-        write_text(page.with_name("table.md"), markdown_tables(read_json(run.root / "summary.json")))
+        write_text(run.folder.table, markdown_tables(read_json(run.folder.summary)))
     write_text(page, render_page(run))
     return page
 
@@ -51,8 +51,9 @@ def render_page(run: RunData) -> str:
     """Return the page as HTML."""
     environment = template_environment()
     environment.globals["number"] = _number
-    keys = arm_keys(run.arms)
-    scored = sorted((arm for arm in run.arms.values() if arm.scored), key=lambda arm: arm.selector != "sage")
+    keys = arm_keys(run.arms, {name for name, arm in run.arms.items() if not arm.is_trained})
+    subject = run.config.subject_arm if run.config else None
+    scored = sorted((arm for arm in run.arms.values() if arm.scored), key=lambda arm: arm.name != subject)
     with drawing():
         outcomes = _present([accuracy_plot(run.summary, keys), cost_plot(run.summary, keys)] if run.summary else [])
         curves = _present([curves_plot(run.arms.values(), keys)])

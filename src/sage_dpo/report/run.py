@@ -22,6 +22,7 @@ from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.records import FinishReason, VerdictKind
 from sage_dpo.report.summary import Summary
 from sage_dpo.rules import success_rate
+from sage_dpo.run_folder import ArmFolder, PoolFolder, RunFolder
 from sage_dpo.storage import parse_row, read_json
 
 Columns = dict[str, NDArray[Any]]
@@ -84,16 +85,16 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class RunData:
-    """Everything a report is made of; `initial` is the pool all arms start from, `missing` what was not found."""
+    """Everything a report is made of; `first_pool` is the one all arms start from, `missing` what was not found."""
 
-    root: Path
+    folder: RunFolder
     name: str
     seed: int | None
     config: RunConfig | None
     config_text: str
     manifest: dict[str, Any]
     summary: Summary | None
-    initial: Refresh | None
+    first_pool: Refresh | None
     arms: dict[str, ArmRun]
     missing: list[str] = field(default_factory=list)
 
@@ -104,24 +105,22 @@ def read_run(root: str | Path) -> RunData:
     Raises:
         DataError: `root` is not a folder, or holds neither a manifest, nor a summary, nor any arm.
     """
-    root = Path(root)
-    if not any((root / name).exists() for name in ("manifest.json", "summary.json", "arms")):
+    folder = RunFolder(Path(root))
+    if not folder.has_parts:
         raise DataError(f"{root} is not a run folder: no manifest.json, summary.json or arms/; give runs/<name>")
     missing: list[str] = []
-    config, config_text = _read_config(root / "config.yaml", missing)
-    manifest = _read_optional(root / "manifest.json", missing, "versions and stage times are unknown")
-    values = _read_optional(root / "summary.json", missing, "no accuracies yet: the run was interrupted or is going on")
+    config, config_text = _read_config(folder.config, missing)
+    manifest = _read_optional(folder.manifest, missing, "versions and stage times are unknown")
+    values = _read_optional(folder.summary, missing, "no accuracies yet: the run was interrupted or is going on")
     summary = Summary.from_dict(values) if values else None
-    folders = [path.name for path in sorted((root / "arms").glob("*")) if path.is_dir()]
-    names = dict.fromkeys([*(summary.arms if summary else ()), *(config.arms if config else ()), *folders])
-    name = summary.name if summary else config.name if config else root.name
+    names = dict.fromkeys([*(summary.arms if summary else ()), *(config.arms if config else ()), *folder.arms()])
+    name = summary.name if summary else config.name if config else folder.root.name
     seed = summary.seed if summary and summary.seed is not None else config.seed if config else None
-    first = root / "initial" / "refresh-000"
-    initial = _read_refresh(first, 0, missing) if first.is_dir() else None
-    arms = {arm: _read_arm(root / "arms" / arm, config, summary, initial, missing) for arm in names}
+    first_pool = _read_refresh(folder.first_pool, 0, missing) if folder.first_pool.root.is_dir() else None
+    arms = {arm: _read_arm(folder.arm(arm), config, summary, first_pool, missing) for arm in names}
     if summary is not None and arms and all(arm.average is None for arm in summary.arms.values()):
         missing.append("summary.json holds no accuracies: no arm was evaluated.")
-    return RunData(root, name, seed, config, config_text, manifest, summary, initial, arms, missing)
+    return RunData(folder, name, seed, config, config_text, manifest, summary, first_pool, arms, missing)
 
 
 def _read_config(path: Path, missing: list[str]) -> tuple[RunConfig | None, str]:
@@ -146,22 +145,19 @@ def _read_optional(path: Path, missing: list[str], consequence: str) -> dict[str
 
 
 def _read_arm(
-    path: Path, config: RunConfig | None, summary: Summary | None, initial: Refresh | None, missing: list[str]
+    folder: ArmFolder, config: RunConfig | None, summary: Summary | None, first_pool: Refresh | None, missing: list[str]
 ) -> ArmRun:
-    name = path.name
+    name = folder.name
     known = config is not None and name in config.arms
     arm_config = config.for_arm(name) if config is not None and known else config
-    is_trained = config.arms[name].train if config is not None and known else name != "vanilla"
+    result = summary.arms.get(name) if summary else None
+    is_trained = config.arms[name].train if config and known else result is None or result.costs.get("steps") != 0
     if summary is not None and name not in summary.arms:
         missing.append(f"Arm {name} has no result in summary.json.")
-    refreshes = [
-        _read_refresh(folder, int(suffix), missing)
-        for folder in sorted(path.glob("refresh-*"))
-        if (suffix := folder.name.removeprefix("refresh-")).isdigit()
-    ]
-    if initial is not None and is_trained:
-        refreshes = _with_initial(refreshes, initial)
-    arm = ArmRun(name, arm_config, is_trained, _read_metrics(path / "metrics.jsonl", name, missing), refreshes)
+    refreshes = [_read_refresh(pool, version, missing) for version, pool in folder.refreshes().items()]
+    if first_pool is not None and is_trained:
+        refreshes = _with_first_pool(refreshes, first_pool)
+    arm = ArmRun(name, arm_config, is_trained, _read_metrics(folder.metrics, name, missing), refreshes)
     if is_trained and not arm.metrics:
         missing.append(f"Arm {name} has no metrics.jsonl: no learning curves for it.")
     if is_trained and arm.selector not in ("all", "random") and not arm.scored:
@@ -169,12 +165,12 @@ def _read_arm(
     return arm
 
 
-def _with_initial(refreshes: Sequence[Refresh], initial: Refresh) -> list[Refresh]:
+def _with_first_pool(refreshes: Sequence[Refresh], first_pool: Refresh) -> list[Refresh]:
     """Put the shared first pool at version 0 with the arm's own scores; its counts are told once, not per arm."""
     own = next((refresh for refresh in refreshes if refresh.version == 0), None)
     if own is not None and own.pair_success_rates is not None:
         return list(refreshes)
-    first = replace(initial, scores=own.scores if own else None, counts={}, exclusions={})
+    first = replace(first_pool, scores=own.scores if own else None, counts={}, exclusions={})
     return [first, *(refresh for refresh in refreshes if refresh.version != 0)]
 
 
@@ -193,13 +189,13 @@ def _read_metrics(path: Path, arm: str, missing: list[str]) -> list[dict[str, An
     return rows
 
 
-def _read_refresh(path: Path, version: int, missing: list[str]) -> Refresh:
+def _read_refresh(folder: PoolFolder, version: int, missing: list[str]) -> Refresh:
     counts: Counter[str] = Counter()
-    completions = read_columns(path / "completions.parquet", ("finish_reason",), missing)
+    completions = read_columns(folder.completions, ("finish_reason",), missing)
     if completions is not None:
         counts["completions"] = len(completions["finish_reason"])
         counts["truncated"] = int((completions["finish_reason"] == FinishReason.LENGTH).sum())
-    verdicts = read_columns(path / "verdicts.parquet", ("problem_id", "kind"), missing)
+    verdicts = read_columns(folder.verdicts, ("problem_id", "kind"), missing)
     rates = None
     if verdicts is not None:
         counts.update({str(kind): int((verdicts["kind"] == kind).sum()) for kind in VerdictKind})
@@ -207,21 +203,19 @@ def _read_refresh(path: Path, version: int, missing: list[str]) -> Refresh:
         counts["problems"] = len(set(verdicts["problem_id"].tolist()))
         counts["never solved"] = int((rates == 0).sum())
         counts["always solved"] = int((rates == 1).sum())
-    pairs = read_columns(path / "pairs.parquet", ("success_rate",), missing)
+    pairs = read_columns(folder.pairs, ("success_rate",), missing)
     pair_rates = None
     if pairs is not None:
         pair_rates = pairs["success_rate"].astype(np.float64)
         counts["pairs"] = pair_rates.size
-    scores = read_columns(path / "scores.parquet", _SCORE_COLUMNS, missing)
+    scores = read_columns(folder.scores, _SCORE_COLUMNS, missing)
     if scores is not None:
         scores, dropped = _finite_scores(scores)
         if dropped:
             counts["unscored candidates"] = dropped
-    info = (
-        _read_optional(path / "info.json", missing, "exclusions are unknown") if (path / "info.json").exists() else {}
-    )
+    info = _read_optional(folder.info, missing, "exclusions are unknown") if folder.info.exists() else {}
     exclusions = whole_numbers(info.get("exclusions"))
-    return Refresh(version, path / "pairs.parquet", scores, rates, pair_rates, dict(counts), exclusions)
+    return Refresh(version, folder.pairs, scores, rates, pair_rates, dict(counts), exclusions)
 
 
 def whole_numbers(values: Any) -> dict[str, int]:

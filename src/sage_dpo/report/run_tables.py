@@ -23,7 +23,7 @@ _COUNTS = (
 
 def exclusion_table(run: RunData) -> Table:
     """What became of problems and completions at each refresh of each arm; long runs are thinned evenly."""
-    refreshes: list[tuple[str, Refresh]] = [("first pool", run.initial)] if run.initial else []
+    refreshes: list[tuple[str, Refresh]] = [("first pool", run.first_pool)] if run.first_pool else []
     for arm in run.arms.values():
         shown = evenly([refresh.version for refresh in arm.refreshes], MAX_REFRESHES)
         refreshes += [(arm.name, refresh) for refresh in arm.refreshes if refresh.version in shown and refresh.counts]
@@ -46,7 +46,7 @@ def exclusion_table(run: RunData) -> Table:
 
 def reasons_table(run: RunData) -> Table:
     """What was left out when pairs were built or trained on, by reason: in the first pool, then by each arm."""
-    columns = {"first pool": dict(run.initial.exclusions) if run.initial else {}}
+    columns = {"first pool": dict(run.first_pool.exclusions) if run.first_pool else {}}
     for arm in run.arms.values():
         counts = Counter[str]()
         for refresh in arm.refreshes:

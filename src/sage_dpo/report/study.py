@@ -83,6 +83,11 @@ def _points(result: Result) -> dict[str, list[tuple[float, Interval]]]:
     return {arm: sorted(line, key=lambda point: point[0]) for arm, line in lines.items()}
 
 
+def _untuned(result: Result) -> set[str]:
+    """Arms of the policy as it was: no optimizer step in any condition."""
+    return {arm for row in conditions(result) for arm, values in row["arms"].items() if not values["steps"]}
+
+
 def _axis_plot(result: Result) -> Plot | None:
     lines = _points(result)
     if not lines:
@@ -94,7 +99,7 @@ def _axis_plot(result: Result) -> Plot | None:
         and values["value"] is None
         and None not in values["average"]
     }
-    keys = arm_keys([*constant, *lines])
+    keys = arm_keys([*constant, *lines], _untuned(result))
     figure, axes = new_axes(5.6, 3.4)
     xs = sorted({x for line in lines.values() for x, _ in line})
     if len(xs) > 2 and xs[0] > 0 and xs[-1] / xs[0] >= 8:
@@ -131,7 +136,7 @@ def _dots_plot(result: Result) -> Plot | None:
         arms = {
             arm: seed_interval(values["average"])
             for arm, values in row["arms"].items()
-            if arm != "vanilla" and None not in values["average"]
+            if values["steps"] and None not in values["average"]
         }
         if not arms:
             continue

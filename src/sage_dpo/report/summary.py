@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sage_dpo.costs import COSTS
 from sage_dpo.errors import DataError
 
 Interval = tuple[float, float]
@@ -22,8 +23,7 @@ class ArmResult:
         suites: accuracy by suite, fractions.
         average_interval, suite_intervals: 95 % bootstrap intervals, fractions.
         wall_breakdown: seconds by stage.
-        costs: `train_tokens`, `scored_tokens`, `reference_tokens`, `generated_tokens`, `steps`, `refreshes`,
-            `kept_pairs`, `candidate_pairs`, `wall_s`, `learning_rate`, those that were recorded.
+        costs: those of `COSTS` that were recorded, and `steps`, `refreshes`, `learning_rate`.
         exclusions: what training left out, by reason.
     """
 
@@ -98,12 +98,6 @@ class Summary:
         )
 
 
-_COSTS = (
-    "train_tokens", "scored_tokens", "reference_tokens", "generated_tokens", "steps", "refreshes", "kept_pairs",
-    "candidate_pairs", "wall_s", "learning_rate",
-)  # fmt: skip
-
-
 def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
     suite_intervals = {name: _interval(bounds) for name, bounds in (intervals.get("suites") or {}).items()}
     return ArmResult(
@@ -112,7 +106,7 @@ def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
         average_interval=_interval(intervals.get("average")),
         suite_intervals={name: bounds for name, bounds in suite_intervals.items() if bounds is not None},
         wall_breakdown=_numbers(values.get("wall_breakdown")),
-        costs=_numbers({name: values.get(name) for name in _COSTS}),
+        costs=_numbers({name: values.get(name) for name in (*COSTS, "steps", "refreshes", "learning_rate")}),
         exclusions={name: round(number) for name, number in _numbers(values.get("exclusions")).items()},
     )
 

@@ -94,7 +94,7 @@ def cost_table(summary: Summary) -> Table:
     rows = [_cost_row(label, [a.costs.get(key) for a in arms], form) for label, key, form in _COST_ROWS]
     parts = dict.fromkeys(part for arm in arms for part in arm.wall_breakdown)
     for part in sorted(parts, key=lambda part: part in _MEASURING):
-        label = f"… {part}" + (" (not in wall-clock)" if part in _MEASURING else "")
+        label = f"… {part.replace('-', ' ')}" + (" (not in wall-clock)" if part in _MEASURING else "")
         rows.append(_cost_row(label, [arm.wall_breakdown.get(part) for arm in arms], duration))
     rows = [row for row in rows if any(cell.text != ABSENT for cell in row[1:])]
     note = "Tokens are real ones, prompt and completion, without padding. Trained: forward and backward, for the pairs "

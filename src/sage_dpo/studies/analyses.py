@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,9 @@ from sage_dpo.gym.misconceptions import (
 )
 from sage_dpo.gym.world import story_of
 from sage_dpo.records import PairScore, PreferencePair, Problem, Verdict
+from sage_dpo.run_folder import ArmFolder, RunFolder
 from sage_dpo.storage import read_records
 from sage_dpo.studies.comparisons import as_dict
-from sage_dpo.studies.config import StudyConfig
 from sage_dpo.studies.outcomes import ArmOutcome
 
 CONFIDENT, UNDECIDED, RARE, MISLABELLED = "confident", "undecided", "rare", "mislabelled"
@@ -56,13 +55,10 @@ def selection_quality(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:
     """
     found: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for outcome in outcomes:
-        run = outcome.folder.parents[1]
-        stories = {p.id: story_of(p) for p in read_records(run / "problems" / "train.parquet", Problem)}
-        for folder in sorted(outcome.folder.glob("refresh-*")):
-            if (folder / "scores.parquet").is_file():
-                version = int(folder.name.removeprefix("refresh-"))
-                for name, value in _quality_of_refresh(folder, run, stories).items():
-                    found[outcome.arm][version][name].append(value)
+        stories = _stories(outcome.folder.run)
+        for version in _scored(outcome.folder):
+            for name, value in _quality_of_refresh(outcome.folder, version, stories).items():
+                found[outcome.arm][version][name].append(value)
     return {
         arm: {
             str(version): {name: as_dict(seed_interval(values)) for name, values in rows.items()}
@@ -72,17 +68,26 @@ def selection_quality(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:
     }
 
 
-def _quality_of_refresh(folder: Path, run: Path, stories: dict[str, Story]) -> dict[str, float]:
-    pool = _pool_of(folder, run)
-    pairs = read_records(pool / "pairs.parquet", PreferencePair)
-    verdicts = {(v.problem_id, v.sample): v.is_correct for v in read_records(pool / "verdicts.parquet", Verdict)}
+def _stories(run: RunFolder) -> dict[str, Story]:
+    return {problem.id: story_of(problem) for problem in read_records(run.problems("train"), Problem)}
+
+
+def _scored(arm: ArmFolder) -> list[int]:
+    """The pool versions of which the arm has drawn candidates."""
+    return [version for version, own in arm.refreshes().items() if own.scores.is_file()]
+
+
+def _quality_of_refresh(arm: ArmFolder, version: int, stories: dict[str, Story]) -> dict[str, float]:
+    pool = arm.pool(version)
+    pairs = read_records(pool.pairs, PreferencePair)
+    verdicts = {(v.problem_id, v.sample): v.is_correct for v in read_records(pool.verdicts, Verdict)}
     kinds = {
         pair.id: error_kind(stories[pair.problem_id], pair.rejected)
         if verdicts.get((pair.problem_id, pair.chosen_sample), True)
         else MISLABELLED
         for pair in pairs
     }
-    scores = read_records(folder / "scores.parquet", PairScore)
+    scores = read_records(arm.refresh(version).scores, PairScore)
     kept = np.array([score.is_kept for score in scores])
     kind = np.array([kinds[score.pair_id] for score in scores])
     confident = kind == CONFIDENT
@@ -104,16 +109,13 @@ def kept_by_cause(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:
     """
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
-        run = outcome.folder.parents[1]
-        stories = {p.id: story_of(p) for p in read_records(run / "problems" / "train.parquet", Problem)}
+        stories = _stories(outcome.folder.run)
         drawn: Counter[str] = Counter()
         kept: Counter[str] = Counter()
-        for folder in sorted(outcome.folder.glob("refresh-*")):
-            if not (folder / "scores.parquet").is_file():
-                continue
-            pairs = read_records(_pool_of(folder, run) / "pairs.parquet", PreferencePair)
+        for version in _scored(outcome.folder):
+            pairs = read_records(outcome.folder.pool(version).pairs, PreferencePair)
             diagnoses = {pair.id: diagnose(stories[pair.problem_id], pair.rejected) for pair in pairs}
-            for score in read_records(folder / "scores.parquet", PairScore):
+            for score in read_records(outcome.folder.refresh(version).scores, PairScore):
                 diagnosis = diagnoses[score.pair_id]
                 if diagnosis is not None:
                     drawn[diagnosis.cause] += 1
@@ -126,16 +128,13 @@ def kept_by_cause(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:
     }
 
 
-def _pool_of(folder: Path, run: Path) -> Path:
-    """Where the pairs of an arm's refresh folder are: its own, or the first pool that all arms share."""
-    return folder if (folder / "pairs.parquet").is_file() else run / "initial" / folder.name
-
-
 LEVELS = (0.8, 0.9)
 """Probe accuracies for which `time_to_quality` is told besides the reference arm's best."""
 
 
-def time_to_quality(study: StudyConfig, outcomes: Sequence[ArmOutcome], seeds: Sequence[int]) -> dict[str, Any]:
+def time_to_quality(
+    outcomes: Sequence[ArmOutcome], seeds: Sequence[int], *, reference: str, subject: str
+) -> dict[str, Any]:
     """Return what each arm costs until it first reaches a probe accuracy, divided by what the reference arm costs.
 
     The accuracy is the reference arm's own best on each seed, or a fixed level. Cost is that at the first probe at or
@@ -148,17 +147,16 @@ def time_to_quality(study: StudyConfig, outcomes: Sequence[ArmOutcome], seeds: S
         `wall_interval` and `flops_interval`, and how many of the `seeds` have `reached` it.
     """
     by_seed = [{o.arm: o for o in outcomes if o.seed == seed and o.metrics} for seed in seeds]
-    targets = [_best_probe(arms[study.reference]) for arms in by_seed]
-    arms = _cost_ratios(by_seed, study.reference, targets)
-    subject = arms.get(study.subject, {})
+    targets = [_best_probe(arms[reference]) for arms in by_seed]
+    arms = _cost_ratios(by_seed, reference, targets)
     return {
-        "reference": study.reference,
-        "subject": study.subject,
-        "wall_ratio": subject.get("wall_ratio"),
-        "flops_ratio": subject.get("flops_ratio"),
+        "reference": reference,
+        "subject": subject,
+        "wall_ratio": arms.get(subject, {}).get("wall_ratio"),
+        "flops_ratio": arms.get(subject, {}).get("flops_ratio"),
         "targets": targets,
         "arms": arms,
-        "levels": {f"{level:g}": _cost_ratios(by_seed, study.reference, [level] * len(by_seed)) for level in LEVELS},
+        "levels": {f"{level:g}": _cost_ratios(by_seed, reference, [level] * len(by_seed)) for level in LEVELS},
     }
 
 
@@ -193,7 +191,8 @@ def cost_until(outcome: ArmOutcome, target: float, cost: str) -> float | None:
     steps, accuracies = outcome.series("probe/accuracy")
     cost_steps, costs = outcome.series(f"cost/{cost}")
     reached = steps[(accuracies >= target) & (steps > 0)]
-    return float(costs[cost_steps == reached[0]][0] + outcome.first_pool[cost]) if reached.size else None
+    before = {"seconds": outcome.first_pool.wall_s, "flops": outcome.first_pool.flops}[cost]
+    return float(costs[cost_steps == reached[0]][0] + before) if reached.size else None
 
 
 def tuning(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:

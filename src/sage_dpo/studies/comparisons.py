@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from sage_dpo.core.statistics import Interval, seed_interval
+from sage_dpo.costs import COSTS
 from sage_dpo.errors import ConfigError
 from sage_dpo.studies.config import StudyConfig
-from sage_dpo.studies.outcomes import COSTS, ArmOutcome
+from sage_dpo.studies.outcomes import ArmOutcome
 
 
 def arm_values(outcomes: Sequence[ArmOutcome], seeds: Sequence[int]) -> dict[str, Any]:
@@ -21,12 +22,14 @@ def arm_values(outcomes: Sequence[ArmOutcome], seeds: Sequence[int]) -> dict[str
         arms[name] = {
             "average": [row.average for row in rows],
             "suites": {suite: [row.suites[suite] for row in rows] for suite in rows[0].suites},
-            **{cost: [row.costs[cost] for row in rows] for cost in COSTS},
+            **{cost: [getattr(row.costs, cost) for row in rows] for cost in COSTS},
         }
     return arms
 
 
-def compare(study: StudyConfig, outcomes: Sequence[ArmOutcome], seeds: Sequence[int], condition: str) -> dict[str, Any]:
+def compare(
+    study: StudyConfig, outcomes: Sequence[ArmOutcome], seeds: Sequence[int], condition: str, subject: str
+) -> dict[str, Any]:
     """Return `{comparison: {first_minus_other: {mean, low, high, values}}}` of one condition, in fractions.
 
     Args:
@@ -34,6 +37,7 @@ def compare(study: StudyConfig, outcomes: Sequence[ArmOutcome], seeds: Sequence[
         outcomes: of all conditions; a label may reach into another one.
         seeds: to pair by.
         condition: whose arms a label without condition means. Roles whose arm does not take part are left out.
+        subject: the arm to compare with all others where the study names no comparisons.
 
     Raises:
         ConfigError: an outcome names a step that was not evaluated.
@@ -41,7 +45,7 @@ def compare(study: StudyConfig, outcomes: Sequence[ArmOutcome], seeds: Sequence[
     own = [outcome for outcome in outcomes if outcome.condition == condition]
     present = {f"{outcome.condition}/{outcome.arm}" for outcome in outcomes}
     result: dict[str, Any] = {}
-    for name, roles in (study.comparisons or _default(own)).items():
+    for name, roles in (study.comparisons or _default(own, subject)).items():
         full = {role: label if "/" in label else f"{condition}/{label}" for role, label in roles.items()}
         found = {role: label for role, label in full.items() if label.split(":")[0] in present}
         values = {role: accuracies(outcomes, label, seeds) for role, label in found.items()}
@@ -89,13 +93,12 @@ def as_dict(interval: Interval) -> dict[str, float | None]:
     return {"mean": interval.estimate, "low": low, "high": high}
 
 
-def _default(outcomes: Sequence[ArmOutcome]) -> Mapping[str, Mapping[str, str]]:
-    """Compare the arm `sage`, else the last one, with all others, at the end of training; a sweep has no such arm."""
+def _default(outcomes: Sequence[ArmOutcome], subject: str) -> Mapping[str, Mapping[str, str]]:
+    """Compare the subject with all others, at the end of training; a sweep has no such arm."""
     names = list(dict.fromkeys(outcome.arm for outcome in outcomes if outcome.average is not None))
     if len(names) < 2 or any(outcome.value is not None for outcome in outcomes):
         return {}
-    first = "sage" if "sage" in names else names[-1]
-    return {"final": {first: first, **{name: name for name in names if name != first}}}
+    return {"final": {subject: subject, **{name: name for name in names if name != subject}}}
 
 
 def _find(outcomes: Sequence[ArmOutcome], arm: str, seed: int) -> ArmOutcome:

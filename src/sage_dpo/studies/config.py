@@ -76,10 +76,10 @@ class StudyConfig(Section):
         sweep: what varies within some arms.
         axis: label of the conditions' axis.
         comparisons: name -> role -> outcome; the first role is compared with each other one, paired by seed.
-            Empty: the arm `sage` (else the last one) with every other.
+            Empty: the subject with every other.
         analyses: further questions, each with a table of its own.
         reference: the arm whose best probe accuracy `time_to_quality` is about.
-        subject: the arm whose ratio it puts first.
+        subject: the arm that is compared with every other; `None` is the recipe's.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -96,7 +96,7 @@ class StudyConfig(Section):
     comparisons: dict[str, dict[str, Outcome]] = Field(default_factory=dict)
     analyses: list[Analysis] = Field(default_factory=list)
     reference: str = "dpo_full"
-    subject: str = "sage"
+    subject: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:

@@ -18,10 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sage_dpo.config import load_config
-from sage_dpo.errors import RunFolderError, SageError
+from sage_dpo.errors import SageError
 from sage_dpo.storage import write_text
-from sage_dpo.studies.grid import StudyRun, recipe_text
+from sage_dpo.studies.grid import StudyRun
 
 _POLL_S = 0.2
 _TAIL = 1500
@@ -40,11 +39,12 @@ def execute(runs: Sequence[StudyRun], root: Path, *, workers: int, progress: boo
         RunFolderError: a folder holds a run of another recipe.
         SageError: a run failed; the others that had begun are finished first.
     """
-    waiting = [run for run in runs if not is_complete(run, root)]
+    waiting = [run for run in runs if not run.is_complete(root)]
     running: dict[subprocess.Popen[bytes], StudyRun] = {}
     failed: list[tuple[StudyRun, int]] = []
     bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="runs", disable=not progress)
-    previous = _terminate_like_ctrl_c()
+    stopped: list[int] = []
+    previous = _on_sigterm(stopped)
     try:
         while waiting or running:
             while waiting and len(running) < workers and not failed:
@@ -58,6 +58,8 @@ def execute(runs: Sequence[StudyRun], root: Path, *, workers: int, progress: boo
                 break
             bar.set_postfix_str(", ".join(run.id for run in running.values()), refresh=False)
             time.sleep(_POLL_S)
+            if stopped:
+                raise KeyboardInterrupt
     except BaseException:  # Ctrl-C: the children got it too where there is a terminal; elsewhere they are told
         for process in running:
             process.terminate()
@@ -72,39 +74,20 @@ def execute(runs: Sequence[StudyRun], root: Path, *, workers: int, progress: boo
         raise SageError("\n".join([_explain(run, code, root) for run, code in failed] + [_REMEDY]))
 
 
-def _terminate_like_ctrl_c() -> Any:
-    """Let a batch system's SIGTERM stop the children too; return the handler that was there before."""
+def _on_sigterm(stopped: list[int]) -> Any:
+    """Let a batch system's SIGTERM stop the children too, like Ctrl-C; return the handler that was there before.
+
+    It is noted and not raised: raised while a child is being started, it would leave that child behind.
+    """
     if threading.current_thread() is not threading.main_thread():
         return None
-
-    def interrupt(_signal: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    return signal.signal(signal.SIGTERM, interrupt)
-
-
-def is_complete(run: StudyRun, root: Path) -> bool:
-    """Return whether the run has its summary; an unfinished run of the same recipe will be continued.
-
-    Raises:
-        RunFolderError: the folder holds a run of another recipe, so the study file has changed since.
-    """
-    folder = root / run.id
-    if (folder / "config.yaml").is_file():
-        found, wanted = load_config(folder / "config.yaml").model_dump(), run.config.model_dump()
-        changed = sorted(key for key in wanted if found[key] != wanted[key])
-        if changed:
-            raise RunFolderError(
-                f"{folder} holds a run of another recipe than the study now has (changed: {', '.join(changed)}); "
-                "give another `--output`, or move that folder away to run it again"
-            )
-    return (folder / "summary.json").is_file()
+    return signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
 
 
 def _start(run: StudyRun, root: Path, workers: int) -> subprocess.Popen[bytes]:
-    folder = root / run.id
+    folder = run.folder(root).root
     recipe = folder.with_name(f"{folder.name}.yaml")
-    write_text(recipe, recipe_text(run))
+    write_text(recipe, run.recipe)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // workers))
     command = [sys.executable, "-m", "sage_dpo", "run", str(recipe), "--output", str(folder), "--quiet"]
     with folder.with_name(f"{folder.name}.log").open("ab") as log:

@@ -1,9 +1,13 @@
-"""Variance and signal-to-noise ratio of the DPO gradient over microbatches of the pairs each selector keeps."""
+"""Variance and signal-to-noise ratio of the DPO gradient over microbatches of the pairs each selector keeps.
+
+The gradient is that of training: in every weight, or with LoRA in the adapter's weights alone. The untuned policy then
+gets a new adapter, as before the first step: its B is 0, so that only B has a gradient there.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,7 @@ from sage_dpo.config import RunConfig, SelectorSettings
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.core.selection import kept_count
 from sage_dpo.core.statistics import gradient_snr_from_norms, seed_interval
-from sage_dpo.pipeline.arms import load_trained
-from sage_dpo.pipeline.policies import load_model
+from sage_dpo.pipeline.policies import load_model, load_trained, load_untrained
 from sage_dpo.records import PreferencePair
 from sage_dpo.selection.dataset import TOKEN_COLUMNS
 from sage_dpo.selection.models import LoadedModels
@@ -32,7 +35,7 @@ CANDIDATES, MICROBATCH = 512, 8
 
 
 def gradient_noise(
-    outcomes: Sequence[ArmOutcome], configs: dict[int, RunConfig], checkpoint_arm: str
+    outcomes: Sequence[ArmOutcome], configs: Mapping[int, RunConfig], checkpoint_arm: str
 ) -> dict[str, Any]:
     """Measure at two policies: the untuned one on the first pool, the one `checkpoint_arm` trained on its last.
 
@@ -47,15 +50,13 @@ def gradient_noise(
     found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for seed, config in configs.items():
         folder = next(o.folder for o in outcomes if o.seed == seed and o.arm == checkpoint_arm)
-        initial = folder.parents[1] / "initial" / "refresh-000"
-        trained_on = sorted(path.parent for path in folder.glob("refresh-*/scores.parquet"))
-        last = trained_on[-1] if trained_on and (trained_on[-1] / "pairs.parquet").is_file() else initial
+        last = max((version for version, own in folder.refreshes().items() if own.scores.is_file()), default=0)
         places = {
-            "untuned": (load_model(config.policy), initial),
-            checkpoint_arm: (load_trained(config, folder), last),
+            "untuned": (load_untrained(config.policy, seed=seed), 0),
+            checkpoint_arm: (load_trained(config.policy, folder.policy, is_trainable=True), last),
         }
-        for place, (model, pool) in places.items():
-            for arm, values in _at_policy(config, model, pool / "pairs.parquet", seed).items():
+        for place, (model, version) in places.items():
+            for arm, values in _at_policy(config, model, folder.pool(version).pairs, seed).items():
                 for name, value in values.items():
                     found[place][arm][name].append(value)
     return {

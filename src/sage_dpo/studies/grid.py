@@ -14,7 +14,8 @@ from sage_dpo.config import (
     load_config,
     validate,
 )
-from sage_dpo.errors import ConfigError
+from sage_dpo.errors import ConfigError, RunFolderError
+from sage_dpo.run_folder import RunFolder
 from sage_dpo.studies.config import Condition, StudyConfig, Sweep
 
 
@@ -38,6 +39,30 @@ class StudyRun:
         """Folder of the run within the study's."""
         return f"{self.condition.name}/seed-{self.seed}"
 
+    @property
+    def recipe(self) -> str:
+        """The recipe as YAML; `sage-dpo run` of it is the run."""
+        return dump_config(self.config)
+
+    def folder(self, root: Path) -> RunFolder:
+        """Return the run's folder in that of the study."""
+        return RunFolder(root / self.id)
+
+    def is_complete(self, root: Path) -> bool:
+        """Return whether the run has its summary; an unfinished run of the same recipe can be continued.
+
+        Raises:
+            RunFolderError: the folder holds a run of another recipe, so the study has changed since.
+        """
+        folder = self.folder(root)
+        changes = folder.changes(self.recipe) if folder.config.is_file() else []
+        if changes:
+            raise RunFolderError(
+                f"{folder.root} holds a run of another recipe than the study now has (changed: "
+                f"{'; '.join(changes[:5])}); give another `--output`, or move that folder away to run it again"
+            )
+        return folder.config.is_file() and folder.summary.is_file()
+
 
 def expand(study: StudyConfig, recipe: Path) -> list[StudyRun]:
     """Return the runs, seed by seed, so that an interrupted study has whole seeds.
@@ -50,6 +75,11 @@ def expand(study: StudyConfig, recipe: Path) -> list[StudyRun]:
         ConfigError: an override or an arm is not valid in the recipe, or an arm to compare is in no run.
     """
     runs = [_run(study, recipe, condition, seed) for seed in study.seeds for condition in study.conditions]
+    known = sorted({arm for run in runs for arm in run.arms})
+    if study.subject is not None and study.subject not in known:
+        raise ConfigError(
+            f"study {study.name!r}: the subject {study.subject!r} is in no run; known arms: {', '.join(known)}"
+        )
     _check_comparisons(study, runs)
     _check_analyses(study, runs)
     return runs
@@ -117,7 +147,12 @@ def _run(study: StudyConfig, recipe: Path, condition: Condition, seed: int) -> S
             full = name if value is None else f"{name}@{value:g}"
             final[full] = present[name] if value is None else _swept(present[name], study.sweep, value)
             origin[full] = (name, value)
-    document = {**base.model_dump(mode="json"), "arms": {name: arm.model_dump() for name, arm in final.items()}}
+    wanted_subject = study.subject or base.subject
+    document = {
+        **base.model_dump(mode="json"),
+        "subject": wanted_subject if wanted_subject in final else None,  # a condition may do without it
+        "arms": {name: arm.model_dump() for name, arm in final.items()},
+    }
     return StudyRun(condition, seed, validate(RunConfig, document, where=f"study {study.name}"), origin)
 
 
@@ -140,8 +175,3 @@ def _swept(arm: ArmSettings, sweep: Sweep | None, value: float) -> ArmSettings:
         whole = int(number) if number.is_integer() and "step" in key else number
         arm = arm.model_copy(update={section: {**getattr(arm, section), key: whole}})
     return arm
-
-
-def recipe_text(run: StudyRun) -> str:
-    """Return the run's recipe as YAML; `sage-dpo run` of it is the run."""
-    return dump_config(run.config)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_dpo.config import validate
+from sage_dpo.config import RunConfig, validate
 from sage_dpo.core.statistics import seed_interval
+from sage_dpo.costs import COSTS
 from sage_dpo.errors import DataError
 from sage_dpo.report.study import write_study_report
 from sage_dpo.storage import read_json, write_json
 from sage_dpo.studies.analyses import kept_by_cause, selection_quality, time_to_quality, tuning
 from sage_dpo.studies.comparisons import arm_values, as_dict, compare
-from sage_dpo.studies.config import StudyConfig, load_study
+from sage_dpo.studies.config import Condition, StudyConfig, load_study
 from sage_dpo.studies.execute import execute
 from sage_dpo.studies.gradient_noise import gradient_noise
 from sage_dpo.studies.grid import StudyRun, expand
-from sage_dpo.studies.outcomes import COSTS, ArmOutcome, read_outcomes
+from sage_dpo.studies.outcomes import ArmOutcome, read_outcomes
 
 
 def run_study(
@@ -64,15 +65,9 @@ def write_results(study: StudyConfig, runs: Sequence[StudyRun], root: Path, *, s
     seeds = [seed for seed in study.seeds if all((c.name, seed) in done for c in study.conditions)]
     if not seeds:
         raise DataError(f"no seed of study {study.name!r} is complete in {root}; run it again without --report-only")
+    configs = {(run.condition.name, run.seed): run.config for run in runs}
     rows = [
-        {
-            "condition": condition.name,
-            "x": condition.x,
-            **_condition(
-                study, runs, [o for o in outcomes if o.condition == condition.name and o.seed in seeds], seeds
-            ),
-            "comparisons": compare(study, outcomes, seeds, condition.name),
-        }
+        _condition(study, condition, {seed: configs[condition.name, seed] for seed in seeds}, outcomes)
         for condition in study.conditions
     ]
     first, *others = rows
@@ -81,7 +76,7 @@ def write_results(study: StudyConfig, runs: Sequence[StudyRun], root: Path, *, s
         "study": study.name,
         "title": study.title,
         "command": f"sage-dpo study {source}",
-        "versions": read_json(outcomes[0].folder.parents[1] / "manifest.json")["versions"],
+        "versions": read_json(outcomes[0].folder.run.manifest)["versions"],
         "axis": sweep.label or sweep.key if sweep else study.axis,
         **first,
         "conditions": others,
@@ -92,9 +87,11 @@ def write_results(study: StudyConfig, runs: Sequence[StudyRun], root: Path, *, s
 
 
 def _condition(
-    study: StudyConfig, runs: Sequence[StudyRun], outcomes: Sequence[ArmOutcome], seeds: Sequence[int]
+    study: StudyConfig, condition: Condition, configs: Mapping[int, RunConfig], everything: Sequence[ArmOutcome]
 ) -> dict[str, Any]:
-    configs = {run.seed: run.config for run in runs if outcomes and run.condition.name == outcomes[0].condition}
+    """Return what one condition says; its comparisons may reach into the others, so all outcomes are given."""
+    seeds = list(configs)
+    outcomes = [o for o in everything if o.condition == condition.name and o.seed in configs]
     config = configs[seeds[0]]
     arms = arm_values(outcomes, seeds)
     for outcome in (o for o in outcomes if o.seed == seeds[0]):
@@ -114,19 +111,24 @@ def _condition(
             "probe": _curve([o for o in outcomes if o.arm == outcome.arm]),
         }
     result: dict[str, Any] = {
+        "condition": condition.name,
+        "x": condition.x,
         "policy": config.policy.path,
-        "seeds": list(seeds),
+        "seeds": seeds,
         "arms": arms,
+        "comparisons": compare(study, everything, seeds, condition.name, config.subject_arm),
     }
     if "time_to_quality" in study.analyses:
-        result["time_to_quality"] = time_to_quality(study, outcomes, seeds)
+        result["time_to_quality"] = time_to_quality(
+            outcomes, seeds, reference=study.reference, subject=config.subject_arm
+        )
     if "tuning" in study.analyses:
         result["tuning"] = tuning(outcomes)
     if "selection_quality" in study.analyses:
         result["selection_quality"] = selection_quality(outcomes)
         result["kept_by_cause"] = kept_by_cause(outcomes)
     if "gradient_noise" in study.analyses:
-        result["gradient_noise"] = gradient_noise(outcomes, {s: configs[s] for s in seeds}, study.reference)
+        result["gradient_noise"] = gradient_noise(outcomes, configs, study.reference)
     return result
 
 

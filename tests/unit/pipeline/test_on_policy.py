@@ -1,11 +1,21 @@
-"""Which problems a pool asks."""
+"""Which problems a pool asks, and what a refresh leaves behind."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from sage_dpo.pipeline.on_policy import problems_of_pool
-from sage_dpo.records import Problem
+from sage_dpo.config import RunConfig, validate
+from sage_dpo.errors import EmptyPoolError
+from sage_dpo.pipeline import on_policy
+from sage_dpo.pipeline.on_policy import OnPolicySource, problems_of_pool, read_info
+from sage_dpo.records import Completion, FinishReason, Problem, Verdict, VerdictKind
+from sage_dpo.rollouts.engine import RolloutPrompt
+from sage_dpo.run_folder import PoolFolder
+from sage_dpo.verification import VerificationRequest
 
 PROBLEMS = [Problem(str(number), "?", "1") for number in range(5)]
 
@@ -31,3 +41,57 @@ def test_every_pool_asks_all_where_no_fewer_are_wanted(count: int | None) -> Non
 def test_no_pool_asks_a_problem_twice() -> None:
     for count in range(1, 6):
         assert all(len(set(asked(count, version))) == count for version in range(12))
+
+
+class Engine:
+    """Every prompt gets the answers 1 and 2."""
+
+    def sample(self, prompts: Sequence[RolloutPrompt], **_: Any) -> list[Completion]:
+        return [
+            Completion(
+                prompt.problem_id, sample, str(sample + 1), prompt.prompt_ids, (5 + sample, 4), FinishReason.STOP
+            )
+            for prompt in prompts
+            for sample in range(2)
+        ]
+
+
+class Grader:
+    """The text decides."""
+
+    def verify(self, requests: Sequence[VerificationRequest], **_: Any) -> list[Verdict]:
+        return [
+            Verdict(r.problem_id, r.sample, VerdictKind.CORRECT if r.completion == r.gold else VerdictKind.WRONG)
+            for r in requests
+        ]
+
+
+@pytest.fixture
+def source(tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a source for problems with these answers, whose pools are kept in `tmp_path`."""
+    monkeypatch.setattr(on_policy, "build_engine", lambda *_, **__: Engine())
+
+    def make(*answers: str) -> OnPolicySource:
+        config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}})
+        problems = [Problem(str(number), "1", answer) for number, answer in enumerate(answers)]
+        folder = lambda version: PoolFolder(tmp_path / str(version))  # noqa: E731
+        return OnPolicySource(config, problems, tiny_tokenizer, Grader(), folder, progress=False)  # type: ignore[arg-type]
+
+    return make
+
+
+def test_a_refresh_is_restored_as_it_was_made(source: Any, tmp_path: Path) -> None:
+    made = source("1", "2").refresh(None, version=3, step=7)
+    restored = source("1", "2").restore(version=3)
+    assert made.pairs.to_dict() == restored.pairs.to_dict()
+    assert made.success_rates.tolist() == restored.success_rates.tolist() == [0.5, 0.5]
+    info = read_info(PoolFolder(tmp_path / "3"))
+    assert (info.step, info.generated_tokens, info.competence, info.exclusions) == (7, 8, 0.5, {})
+
+
+def test_a_refresh_that_makes_no_pair_records_what_it_cost_and_why(source: Any, tmp_path: Path) -> None:
+    with pytest.raises(EmptyPoolError) as caught:
+        source("3", "4").refresh(None, version=1, step=2)
+    info = read_info(PoolFolder(tmp_path / "1"))
+    assert info.exclusions == caught.value.exclusions == {"problem without a correct completion": 2}
+    assert (info.generated_tokens, info.verdicts["wrong"]) == (8, 4)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sage_dpo.config import PolicySettings, RunConfig, load_config
+from sage_dpo.costs import Costs
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.planning import Given, find_machine, plan_recipe, read_measured
 from sage_dpo.planning.inputs import Inputs, gather_inputs, read_model_shape
@@ -19,6 +20,7 @@ from sage_dpo.planning.lengths import Lengths
 from sage_dpo.planning.memory import layer_activation_bytes
 from sage_dpo.planning.plan import Plan, PlanPart, make_plan
 from sage_dpo.planning.shape import ModelShape, adapter_parameters
+from sage_dpo.run_folder import FIRST_POOL
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
@@ -287,19 +289,16 @@ def test_adapter_count_is_that_of_peft() -> None:
 def make_run(folder: Path) -> Path:
     """A run folder of one complete arm, one under way, and one that is not trained."""
     stages = {
-        "pool-000": {"generated_tokens": 1000, "verdicts": {"correct": 3, "wrong": 5}, "pairs": 9},
-        "arms/sage/train": {
-            "scored": 70, "reference": 60, "trained": 50, "generated_tokens": 40, "candidate_pairs": 8,
-            "trained_pairs": 4, "refreshes": 1,
-        },
-    }  # fmt: skip
+        FIRST_POOL: {"costs": {"generated_tokens": 1000}, "verdicts": {"correct": 3, "wrong": 5}, "pairs": 9},
+        "arms/sage/train": {"costs": Costs(50, 70, 60, 40, candidate_pairs=8, kept_pairs=4).as_dict(), "refreshes": 1},
+    }
     counts = {"correct": 1, "wrong": 1, "unparseable": 0, "timeout": 0, "error": 0, "generated_tokens": 30}
     files = {
         "manifest.json": {"stages": {name: {"seconds": 1.0, "info": info} for name, info in stages.items()}},
         "arms/sage/refresh-001/info.json": {"verdicts": {"correct": 10, "wrong": 1}},
         "arms/sage/evaluation/short.json": {"counts": counts},
         "arms/sage/at-000005/short.json": {"counts": counts},
-        "arms/sage/at-000005/costs.json": {"trained": 20},
+        "arms/sage/at-000005/costs.json": {"train_tokens": 20},
         "arms/dpo_full/checkpoints/clock.json": {},
         "arms/vanilla/evaluation/short.json": {"counts": counts},
     }

@@ -13,6 +13,7 @@ import torch
 from sage_dpo.config import RunConfig, SelectorSettings, dump_config, validate
 from sage_dpo.core.strata import STRATA, assign_strata
 from sage_dpo.core.utility import curvature, gradient_signal, sage_utility
+from sage_dpo.manifest import Manifest
 from sage_dpo.records import (
     Completion,
     FinishReason,
@@ -22,7 +23,8 @@ from sage_dpo.records import (
     Verdict,
     VerdictKind,
 )
-from sage_dpo.storage import RunFolder, write_json, write_jsonl, write_records
+from sage_dpo.run_folder import FIRST_POOL, ArmFolder, PoolFolder, RunFolder
+from sage_dpo.storage import write_json, write_jsonl, write_records
 
 SUITES = ("short", "medium", "long", "longer", "distractors", "products", "carries", "borrows")
 SELECTORS = {"dpo_full": "all", "dpo_random": "random", "lowest_margin": "lowest_margin", "sage": "sage"}
@@ -47,24 +49,25 @@ def build_run(tmp_path_factory: pytest.TempPathFactory) -> RunBuilder:
 
 def write_run(root: Path, arms: Sequence[str], *, seed: int, steps: int = STEPS) -> None:
     rng = np.random.default_rng(seed)
-    folder = RunFolder(root, dump_config(_config(arms, steps)))
-    folder.manifest["versions"] = {"python": "3.11.0", "torch": "2.13.0"}
+    folder = RunFolder(root)
+    manifest = Manifest(folder, dump_config(_config(arms, steps)))
+    manifest.values["versions"] = {"python": "3.11.0", "torch": "2.13.0"}
     problems = [
         Problem(f"p{i:03d}", f"Tom has {i} apples . He finds 7 more . How many ?", str(i + 7)) for i in range(PROBLEMS)
     ]
-    folder.stage("problems", lambda: {"problems": len(problems), "duplicates": 2})
-    folder.manifest["stages"]["problems"]["seconds"] = 1.25
-    write_records(root / "problems" / "train.parquet", problems, Problem)
-    first_pool = _write_rollouts(root / "initial" / "refresh-000", 0, problems, rng)
-    folder.stage("pool-000", lambda: {"pairs": len(first_pool), "generated_tokens": 81_920})
-    folder.manifest["stages"]["pool-000"]["seconds"] = 44.0
+    manifest.stage("problems", lambda: {"problems": len(problems), "duplicates": 2})
+    manifest.values["stages"]["problems"]["seconds"] = 1.25
+    write_records(folder.problems("train"), problems, Problem)
+    first_pool = _write_rollouts(folder.first_pool, 0, problems, rng)
+    manifest.stage(FIRST_POOL, lambda: {"pairs": len(first_pool), "generated_tokens": 81_920})
+    manifest.values["stages"][FIRST_POOL]["seconds"] = 44.0
     for arm in arms:
         if arm != "vanilla":
-            _write_arm(root / "arms" / arm, SELECTORS[arm], problems, first_pool, steps, rng)
-            folder.stage(f"arms/{arm}/train", lambda: {"keep_count": 32, "exclusions": {"over_long": 3}})
-            folder.manifest["stages"][f"arms/{arm}/train"]["seconds"] = 431.0
-    folder.record_data("problems/train.parquet", "0" * 64)
-    write_json(root / "summary.json", summary(arms, steps))
+            _write_arm(folder.arm(arm), SELECTORS[arm], problems, first_pool, steps, rng)
+            manifest.stage(folder.arm(arm).stage, lambda: {"keep_count": 32, "exclusions": {"over_long": 3}})
+            manifest.values["stages"][folder.arm(arm).stage]["seconds"] = 431.0
+    manifest.record_data("problems/train.parquet", "0" * 64)
+    write_json(folder.summary, summary(arms, steps))
 
 
 def _config(arms: Sequence[str], steps: int) -> RunConfig:
@@ -102,7 +105,7 @@ def summary(arms: Sequence[str] = tuple(AVERAGES), steps: int = STEPS) -> dict[s
                 "refresh": 120.0,
                 "training": 250.0,
                 "probe": 21.0,
-                "first pool": 44.0,
+                FIRST_POOL: 44.0,
                 "evaluation": 33.0,
             },
             "refreshes": 0 if arm == "vanilla" else REFRESHES - 1,
@@ -134,7 +137,7 @@ def summary(arms: Sequence[str] = tuple(AVERAGES), steps: int = STEPS) -> dict[s
 
 
 def _write_arm(
-    path: Path,
+    arm: ArmFolder,
     selector: str,
     problems: list[Problem],
     first_pool: list[PreferencePair],
@@ -143,17 +146,17 @@ def _write_arm(
 ) -> None:
     metrics: list[dict[str, Any]] = [{"step": 0, "probe/accuracy": 0.47}]
     for version in range(REFRESHES):
-        folder = path / f"refresh-{version:03d}"
+        folder = arm.refresh(version)
         pairs = _write_rollouts(folder, version, problems, rng) if version else first_pool
         scores = [row for step in range(steps) for row in _score(pairs, version * steps + step, version, selector, rng)]
         if selector in ("lowest_margin", "sage"):
-            write_records(folder / "scores.parquet", scores, PairScore)
+            write_records(folder.scores, scores, PairScore)
         metrics += [_metrics(scores, version * steps + step, selector, rng) for step in range(steps)]
-    write_jsonl(path / "metrics.jsonl", metrics)
+    write_jsonl(arm.metrics, metrics)
 
 
 def _write_rollouts(
-    folder: Path, version: int, problems: list[Problem], rng: np.random.Generator
+    folder: PoolFolder, version: int, problems: list[Problem], rng: np.random.Generator
 ) -> list[PreferencePair]:
     completions, verdicts, pairs = [], [], []
     for problem in problems:
@@ -185,12 +188,10 @@ def _write_rollouts(
                     policy_version=version,
                 )
             )
-    write_records(folder / "completions.parquet", completions, Completion)
-    write_records(folder / "verdicts.parquet", verdicts, Verdict)
-    write_records(folder / "pairs.parquet", pairs, PreferencePair)
-    write_json(
-        folder / "info.json", {"version": version, "exclusions": {"no_correct_sample": 9 - version, "truncated": 4}}
-    )
+    write_records(folder.completions, completions, Completion)
+    write_records(folder.verdicts, verdicts, Verdict)
+    write_records(folder.pairs, pairs, PreferencePair)
+    write_json(folder.info, {"version": version, "exclusions": {"no_correct_sample": 9 - version, "truncated": 4}})
     return pairs
 
 

@@ -268,7 +268,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_fixed_preference_data_shows_the_strata_that_were_drawn(copy: Path) -> None:
     """Fixed data has no verdicts and need not know success rates: shares fall back on the scored candidates."""
-    for folder in (copy / "initial" / "refresh-000", *copy.glob("arms/*/refresh-*")):
+    for folder in (copy / "first-pool", *copy.glob("arms/*/refresh-*")):
         for name in ("completions.parquet", "verdicts.parquet", "info.json"):
             (folder / name).unlink(missing_ok=True)
         if (folder / "pairs.parquet").exists():

@@ -14,6 +14,7 @@ from sage_dpo.report.examples import MAX_TEXT, _shorten, choose_examples
 from sage_dpo.report.figure import DARK, arm_keys, drawing, evenly, new_axes, thin_line, to_panel
 from sage_dpo.report.run import read_run
 from sage_dpo.report.selection_plots import _problem_shares, plane_plot
+from sage_dpo.run_folder import RunFolder
 
 RunBuilder = Callable[..., Path]
 
@@ -36,14 +37,14 @@ def contrast(one: str, two: str) -> float:
 
 
 def test_arm_colours_keep_three_to_one_contrast_on_both_backgrounds() -> None:
-    keys = arm_keys(["vanilla", *(f"arm{i}" for i in range(8))])
+    keys = arm_keys(["base", *(f"arm{i}" for i in range(8))], {"base"})
     for key in keys.values():
         assert contrast(key.colour, "#ffffff") >= 3.0
         assert contrast(DARK[key.colour], "#14171c") >= 3.0
 
 
-def test_arms_keep_their_colour_whatever_vanilla_does_and_never_share_a_symbol() -> None:
-    assert arm_keys(["vanilla", "a", "b"])["b"] == arm_keys(["a", "b", "vanilla"])["b"]
+def test_arms_keep_their_colour_whatever_the_untuned_policy_does_and_never_share_a_symbol() -> None:
+    assert arm_keys(["base", "a", "b"], {"base"})["b"] == arm_keys(["a", "b", "base"], {"base"})["b"]
     keys = arm_keys([f"arm{i}" for i in range(40)])
     assert len({(key.colour, key.glyph) for key in keys.values()}) == 40
 
@@ -74,18 +75,18 @@ def test_arms_share_the_first_pool_and_keep_their_own_scores(run: Path) -> None:
     data = read_run(run)
     full, sage = data.arms["dpo_full"].refreshes, data.arms["sage"].refreshes
     assert [r.version for r in full] == [r.version for r in sage] == [0, 1, 2]
-    assert full[0].pairs_path == sage[0].pairs_path == run / "initial" / "refresh-000" / "pairs.parquet"
+    assert full[0].pairs_path == sage[0].pairs_path == RunFolder(run).first_pool.pairs
     assert full[0].scores is None
     assert sage[0].scores is not None
-    assert np.array_equal(full[0].success_rates, data.initial.success_rates)  # type: ignore[union-attr, arg-type]
+    assert np.array_equal(full[0].success_rates, data.first_pool.success_rates)  # type: ignore[union-attr, arg-type]
 
 
 def test_success_rates_are_correct_over_sampled(run: Path) -> None:
-    initial = read_run(run).initial
-    assert initial is not None
-    assert initial.success_rates is not None
-    assert initial.counts["correct"] == pytest.approx(8 * initial.success_rates.sum())
-    assert initial.counts["completions"] == 8 * initial.counts["problems"]
+    first = read_run(run).first_pool
+    assert first is not None
+    assert first.success_rates is not None
+    assert first.counts["correct"] == pytest.approx(8 * first.success_rates.sum())
+    assert first.counts["completions"] == 8 * first.counts["problems"]
 
 
 def test_problem_shares_add_up_and_the_ends_are_apart() -> None:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from sage_dpo.report.figure import NEUTRAL
 from sage_dpo.report.study import format_study, study_markdown, study_plots, write_study_report
 from sage_dpo.report.study_tables import mean_text, study_tables
 from sage_dpo.report.tables import Table
@@ -225,6 +226,18 @@ def test_without_an_axis_arms_are_dots_in_one_panel_a_condition() -> None:
         "Average accuracy in percent: sage 55.0.",
         "Average accuracy in percent: sage 70.0.",
     ]
+
+
+def test_the_untuned_policy_is_left_out_of_the_dots_whatever_it_is_called() -> None:
+    result = study(condition(base=untrained(0.4, 0.4), vanilla=arm(0.5, 0.6)))
+    (plot,) = study_plots(result)
+    assert plot.panels[0].alt == "Average accuracy in percent: vanilla 55.0."
+
+
+def test_the_untuned_policy_is_grey_whatever_it_is_called() -> None:
+    rows = [condition(f"c{x}", float(x), base=untrained(0.4, 0.4), vanilla=arm(0.5, 0.6)) for x in (1, 2)]
+    (plot,) = study_plots(study(*rows, axis="pairs"))
+    assert {key.label: key.colour == NEUTRAL for key in plot.keys} == {"base": True, "vanilla": False}
 
 
 def test_probe_accuracy_is_drawn_where_it_was_measured() -> None:

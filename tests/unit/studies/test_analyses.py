@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from tests.support.outcomes import outcome
 
-from sage_dpo.config import validate
+from sage_dpo.costs import Costs
 from sage_dpo.gym.arithmetic import Distractor, Operation, Step, Story
 from sage_dpo.gym.world import generate_problems, story_of
 from sage_dpo.records import PairScore, PreferencePair, Problem, Verdict, VerdictKind
+from sage_dpo.run_folder import RunFolder
 from sage_dpo.storage import read_records, write_records
 from sage_dpo.studies.analyses import (
     CONFIDENT,
@@ -26,7 +27,6 @@ from sage_dpo.studies.analyses import (
     time_to_quality,
     tuning,
 )
-from sage_dpo.studies.config import StudyConfig
 from sage_dpo.studies.outcomes import ArmOutcome
 
 ADD, SUBTRACT, MULTIPLY, DIVIDE = Operation
@@ -79,7 +79,7 @@ def test_no_answer_is_a_rare_error_in_every_story() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path) -> RunFolder:
     """One problem 7 * 3, five pairs: a confident error twice, a slip, a wrong label, a reference solution."""
     problem = next(p for p in generate_problems("train", 200, seed=0) if odd_product_only(p))
     of = story_of(problem)
@@ -95,10 +95,11 @@ def run(tmp_path: Path) -> Path:
     ]
     kinds = (VerdictKind.CORRECT, VerdictKind.WRONG, VerdictKind.WRONG)
     verdicts = [Verdict(problem.id, sample, kind) for sample, kind in enumerate(kinds)]
-    write_records(tmp_path / "problems" / "train.parquet", [problem], Problem)
-    write_records(tmp_path / "initial" / "refresh-000" / "pairs.parquet", pairs, PreferencePair)
-    write_records(tmp_path / "initial" / "refresh-000" / "verdicts.parquet", verdicts, Verdict)
-    return tmp_path
+    folder = RunFolder(tmp_path)
+    write_records(folder.problems("train"), [problem], Problem)
+    write_records(folder.first_pool.pairs, pairs, PreferencePair)
+    write_records(folder.first_pool.verdicts, verdicts, Verdict)
+    return folder
 
 
 def odd_product_only(problem: Problem) -> bool:
@@ -106,18 +107,18 @@ def odd_product_only(problem: Problem) -> bool:
     return len(of.steps) == 1 and of.steps[0].operation is MULTIPLY and of.start % 2 == 1
 
 
-def log_candidates(run: Path, arm: str, version: int, kept: str, dropped: str) -> None:
+def log_candidates(run: RunFolder, arm: str, version: int, kept: str, dropped: str) -> None:
     rows = [
         PairScore(0, name, "p", "", *(math.nan,) * 5, name in kept, version)  # type: ignore[arg-type]
         for name in kept + dropped
     ]
-    write_records(run / "arms" / arm / f"refresh-{version:03d}" / "scores.parquet", rows, PairScore)
+    write_records(run.arm(arm).refresh(version).scores, rows, PairScore)
 
 
-def test_precision_and_recall_of_the_kept_pairs_by_hand(run: Path) -> None:
+def test_precision_and_recall_of_the_kept_pairs_by_hand(run: RunFolder) -> None:
     log_candidates(run, "sage", 0, kept="ac", dropped="bd")
     log_candidates(run, "random", 0, kept="acd", dropped="")
-    result = selection_quality([outcome(arm, folder=run / "arms" / arm) for arm in ("sage", "random")])
+    result = selection_quality([outcome(arm, folder=run.arm(arm)) for arm in ("sage", "random")])
     means = {arm: {name: entry["mean"] for name, entry in result[arm]["0"].items()} for arm in result}
     # sage keeps a, c of a, b, c, d: of 2 kept 1 is confident; of 4 drawn 2 are, of which 1 is kept; d is mislabelled
     assert means["sage"] == {
@@ -129,42 +130,42 @@ def test_precision_and_recall_of_the_kept_pairs_by_hand(run: Path) -> None:
     )
 
 
-def test_recall_is_absent_where_no_confident_error_was_drawn(run: Path) -> None:
+def test_recall_is_absent_where_no_confident_error_was_drawn(run: RunFolder) -> None:
     log_candidates(run, "sage", 0, kept="c", dropped="d")
-    (values,) = selection_quality([outcome("sage", folder=run / "arms" / "sage")])["sage"].values()
+    (values,) = selection_quality([outcome("sage", folder=run.arm("sage"))])["sage"].values()
     assert "recall" not in values
     assert values["precision"] == {"mean": 0.0, "low": None, "high": None}
 
 
-def test_an_arms_own_pool_is_read_where_it_was_refreshed(run: Path) -> None:
-    own = run / "arms" / "sage" / "refresh-001"
-    own.mkdir(parents=True)
-    for name in ("pairs.parquet", "verdicts.parquet"):
-        (run / "initial" / "refresh-000" / name).rename(own / name)
+def test_an_arms_own_pool_is_read_where_it_was_refreshed(run: RunFolder) -> None:
+    own = run.arm("sage").refresh(1)
+    own.root.mkdir(parents=True)
+    run.first_pool.pairs.rename(own.pairs)
+    run.first_pool.verdicts.rename(own.verdicts)
     log_candidates(run, "sage", 1, kept="a", dropped="d")
-    result = selection_quality([outcome("sage", folder=run / "arms" / "sage")])
+    result = selection_quality([outcome("sage", folder=run.arm("sage"))])
     assert result["sage"]["1"]["precision"]["mean"] == 1.0
 
 
-def test_a_wrong_label_is_what_the_verifier_found_of_the_chosen_answer(run: Path) -> None:
+def test_a_wrong_label_is_what_the_verifier_found_of_the_chosen_answer(run: RunFolder) -> None:
     # the texts of d are wrong and right; with a verdict that calls its chosen one right, d is an error like any other
-    path = run / "initial" / "refresh-000" / "verdicts.parquet"
+    path = run.first_pool.verdicts
     write_records(path, [replace(v, kind=VerdictKind.CORRECT) for v in read_records(path, Verdict)], Verdict)
     log_candidates(run, "sage", 0, kept="ad", dropped="")
-    values = selection_quality([outcome("sage", folder=run / "arms" / "sage")])["sage"]["0"]
+    values = selection_quality([outcome("sage", folder=run.arm("sage"))])["sage"]["0"]
     assert values["mislabelled"]["mean"] == 0.0
 
 
-def test_a_reference_solution_as_chosen_has_no_verdict_and_is_right(run: Path) -> None:
+def test_a_reference_solution_as_chosen_has_no_verdict_and_is_right(run: RunFolder) -> None:
     log_candidates(run, "sage", 0, kept="e", dropped="d")
-    values = selection_quality([outcome("sage", folder=run / "arms" / "sage")])["sage"]["0"]
+    values = selection_quality([outcome("sage", folder=run.arm("sage"))])["sage"]["0"]
     assert (values["precision"]["mean"], values["mislabelled"]["mean"]) == (1.0, 0.0)
 
 
-def test_kept_shares_by_cause_by_hand(run: Path) -> None:
+def test_kept_shares_by_cause_by_hand(run: RunFolder) -> None:
     # a, b are odd_product, c is a slip, d's rejected answer is right and has no cause
     log_candidates(run, "sage", 0, kept="ad", dropped="bc")
-    shares = kept_by_cause([outcome("sage", folder=run / "arms" / "sage")])["sage"]
+    shares = kept_by_cause([outcome("sage", folder=run.arm("sage"))])["sage"]
     assert {cause: entry["mean"] for cause, entry in shares.items()} == {"odd_product": 1 / 2, "slip": 0.0}
 
 
@@ -181,7 +182,7 @@ def trained(arm: str, accuracies: dict[int, float], *, seed: int = 0, seconds: f
         arm,
         seed,
         at_steps={last: 0.5},
-        first_pool={"seconds": 100.0, "flops": 1000.0},
+        first_pool=Costs(wall_s=100.0, flops=1000.0),
         metrics=[*curve(accuracies, seconds, 5.0), {"step": last, "train_runtime": 1.0}],
     )
 
@@ -202,8 +203,7 @@ def test_what_the_untrained_policy_can_do_is_not_counted_as_reached() -> None:
 
 
 def ttq(outcomes: list[ArmOutcome], seeds: list[int]) -> dict[str, Any]:
-    values = {"name": "s", "title": "t", "recipe": "r", "seeds": seeds}
-    return time_to_quality(validate(StudyConfig, values), outcomes, seeds)
+    return time_to_quality(outcomes, seeds, reference="dpo_full", subject="sage")
 
 
 def test_time_to_quality_by_hand() -> None:

@@ -27,7 +27,7 @@ def study(**comparisons: dict[str, str]) -> StudyConfig:
 
 
 def compared(outcomes: list[ArmOutcome] = OUTCOMES, seeds: tuple[int, ...] = (1, 2), **names: Any) -> dict[str, Any]:
-    return compare(study(**names), outcomes, seeds, "base")
+    return compare(study(**names), outcomes, seeds, "base", "sage")
 
 
 def test_difference_by_hand() -> None:

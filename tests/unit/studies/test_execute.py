@@ -87,9 +87,8 @@ def test_an_unfinished_run_of_another_recipe_is_refused_with_what_changed(root: 
     (root / "a" / "seed-0" / "summary.json").unlink()
     changed = make_run("a")
     changed = replace(changed, config=changed.config.model_copy(update={"seed": 5, "output_dir": "elsewhere"}))
-    with pytest.raises(
-        RunFolderError, match=r"\(changed: output_dir, seed\); give another `--output`, or move that folder away"
-    ):
+    message = r"\(changed: seed: 5; output_dir: elsewhere\); give another `--output`, or move that folder away"
+    with pytest.raises(RunFolderError, match=message):
         run_all(root, changed)
 
 

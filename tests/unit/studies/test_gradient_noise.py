@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sage_dpo.config import RunConfig, validate
+from sage_dpo.config import LoraSettings, PolicySettings, RunConfig, validate
 from sage_dpo.core.margins import dpo_loss, implicit_margin
 from sage_dpo.core.statistics import gradient_snr_from_norms
 from sage_dpo.forward import TokenizedCompletion, score_completions
+from sage_dpo.pipeline.policies import load_trained, load_untrained
 from sage_dpo.records import PreferencePair
 from sage_dpo.storage import write_records
 from sage_dpo.studies import gradient_noise
@@ -78,6 +79,53 @@ def test_equal_pairs_have_no_noise(batches, tiny_model):
     values = _noise(tiny_model, pairs, base, np.arange(len(pairs)), BETA)
     assert values["variance"] == pytest.approx(0.0, abs=1e-6 * values["signal"])
     assert values["signal"] > 0
+
+
+def test_with_adapters_the_gradient_is_that_of_the_adapter(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "base")
+    settings = PolicySettings(path=str(tmp_path / "base"), lora=LoraSettings(r=2, alpha=4))
+    untuned = load_untrained(settings, seed=0)
+    with torch.no_grad():
+        for name, parameter in untuned.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    untuned.save_pretrained(tmp_path / "adapter")
+    pairs = make_pairs(2 * MICROBATCH)
+    base = reference(tiny_model, pairs)
+    for model in (
+        load_untrained(settings, seed=0),
+        load_trained(settings, tmp_path / "adapter", is_trainable=True),
+    ):
+        assert {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+        assert _noise(model, pairs, base, np.arange(len(pairs)), BETA)["variance"] > 0
+
+
+def test_a_new_adapter_is_that_of_its_seed_and_leaves_the_global_generator_alone(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    settings = PolicySettings(path=str(tmp_path), lora=LoraSettings(r=2, alpha=4))
+    before = torch.get_rng_state()
+    drawn = [
+        torch.cat([p.flatten() for p in load_untrained(settings, seed=seed).parameters() if p.requires_grad])
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_scores_are_taken_on_the_device_of_each_policy(tiny_model, tmp_path, monkeypatch):
+    devices = []
+
+    def spy(model, rows, **settings):
+        devices.append(settings["device"])
+        return score_completions(model, rows, **settings)
+
+    monkeypatch.setattr(gradient_noise, "load_model", lambda _policy: tiny_model)
+    monkeypatch.setattr(gradient_noise, "score_completions", spy)
+    config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}, "arms": {"sage": {}}})
+    write_records(tmp_path / "pairs.parquet", make_pairs(4), PreferencePair)
+    _at_policy(config, tiny_model, tmp_path / "pairs.parquet", seed=0)
+    assert devices == [tiny_model.device] * 2
 
 
 ARMS = {

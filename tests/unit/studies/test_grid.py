@@ -12,7 +12,7 @@ from sage_dpo.config import load_config, validate
 from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import ConfigError
 from sage_dpo.studies.config import StudyConfig, load_study
-from sage_dpo.studies.grid import StudyRun, expand, recipe_text
+from sage_dpo.studies.grid import StudyRun, expand
 
 STUDIES = sorted((Path(__file__).parents[3] / "recipes" / "studies").glob("*.yaml"))
 RECIPE = {
@@ -159,8 +159,15 @@ def test_every_name_a_condition_may_have_makes_a_valid_recipe(recipe: Path) -> N
 def test_the_recipe_as_text_is_the_runs_configuration(recipe: Path, tmp_path: Path) -> None:
     (run,) = grid(recipe, sweep={"key": "pool.refresh_steps", "values": [0, 2], "arms": ["sage"]})
     path = tmp_path / "written.yaml"
-    path.write_text(recipe_text(run), encoding="utf-8")
+    path.write_text(run.recipe, encoding="utf-8")
     assert load_config(path) == run.config
+
+
+def test_every_run_has_a_subject_of_its_own_arms(recipe: Path) -> None:
+    conditions = [{"name": "a"}, {"name": "b", "arms": ["vanilla", "dpo_full"]}]
+    assert [run.config.subject_arm for run in grid(recipe, seeds=[0], conditions=conditions)] == ["sage", "dpo_full"]
+    assert {run.config.subject_arm for run in grid(recipe, subject="dpo_full")} == {"dpo_full"}
+    assert {run.config.subject_arm for run in grid(recipe, set={"subject": "vanilla"})} == {"vanilla"}
 
 
 # What no run would have is refused before any run
@@ -177,6 +184,7 @@ def comparison(label: str, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"subject": "sgae"}, "the subject 'sgae' is in no run; known arms: dpo_full, sage, vanilla$"),
         (comparison("sgae"), "comparison 'final': arm 'sgae' is in no run; known arms: dpo_full, sage, vanilla$"),
         (comparison("sage", sweep=SWEEP), "arm 'sage' is in no run; known arms: dpo_full, sage@0.5, vanilla$"),
         (comparison("c/sage", conditions=CONDITIONS), "arm 'c/sage' is in no run"),

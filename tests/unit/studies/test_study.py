@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sage_dpo.errors import DataError
-from sage_dpo.storage import read_json, write_json
+from sage_dpo.costs import COSTS, Costs
+from sage_dpo.errors import DataError, RunFolderError
+from sage_dpo.run_folder import FIRST_POOL
+from sage_dpo.storage import read_json, write_json, write_text
 from sage_dpo.studies import study
-from sage_dpo.studies.outcomes import COSTS
+from sage_dpo.studies.config import load_study
+from sage_dpo.studies.grid import expand
 from sage_dpo.studies.study import run_study
 
 RECIPE = {
@@ -46,10 +49,14 @@ def complete(path: Path, condition: str, seed: int) -> None:
     row = {"average": 0.1 * seed, "suites": {"short": 0.1 * seed}, **dict.fromkeys(COSTS, 10.0 * seed)}
     half = {"average": 0.05 * seed, "suites": {"short": 0.05 * seed}, **dict.fromkeys(COSTS, 5.0 * seed)}
     arms = {"vanilla": {**row, "steps": 0, "at_steps": {}}, "sage": {**row, "steps": 4, "at_steps": {"2": half}}}
-    folder = path.parent / "out" / condition / f"seed-{seed}"
-    pool = {"info": {"seconds": {"first pool": 3.0}, "flops": 7.0}}
-    write_json(folder / "summary.json", {"arms": arms})
-    write_json(folder / "manifest.json", {"versions": {"sage-dpo": str(seed)}, "stages": {"pool-000": pool}})
+    loaded = load_study(path)
+    runs = expand(loaded, path.parent / loaded.recipe)
+    run = next(run for run in runs if run.condition.name == condition and run.seed == seed)
+    folder = run.folder(path.parent / "out")
+    pool = {"info": {"costs": Costs(wall_s=3.0, flops=7.0).as_dict()}}
+    write_text(folder.config, run.recipe)
+    write_json(folder.summary, {"arms": arms})
+    write_json(folder.manifest, {"versions": {"sage-dpo": str(seed)}, "stages": {FIRST_POOL: pool}})
 
 
 def told(path: Path) -> dict[str, Any]:
@@ -94,3 +101,20 @@ def test_half_a_seed_is_not_told(path: Path) -> None:
     complete(path, "a", 1)
     with pytest.raises(DataError, match=r"no seed of study 's' is complete in .*; run it again without --report-only"):
         told(path)
+
+
+def test_runs_of_another_recipe_are_not_told_under_the_new_settings(path: Path) -> None:
+    for condition in ("a", "b"):
+        complete(path, condition, 1)
+    path.write_text(yaml.safe_dump({**STUDY, "set": {**STUDY["set"], "training.learning_rate": 0.5}}), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"another recipe than the study now has \(changed: learning_rate: 0.5\)"):
+        told(path)
+
+
+def test_the_recipes_subject_is_compared_unless_the_study_has_its_own(path: Path) -> None:
+    first, second = {**STUDY, "conditions": [{"name": "a"}]}, {"subject": "vanilla", "conditions": [{"name": "b"}]}
+    for values, condition in ((first, "a"), ({**first, **second}, "b")):
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        complete(path, condition, 1)
+        (difference,) = told(path)["comparisons"]["final"]
+        assert difference == ("sage_minus_vanilla" if condition == "a" else "vanilla_minus_sage")
