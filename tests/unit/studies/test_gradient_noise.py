@@ -121,7 +121,7 @@ def test_scores_are_taken_on_the_device_of_each_policy(tiny_model, tmp_path, mon
         return score_completions(model, rows, **settings)
 
     monkeypatch.setattr(gradient_noise, "load_model", lambda _policy: tiny_model)
-    monkeypatch.setattr(gradient_noise, "score_completions", spy)
+    monkeypatch.setattr("sage_dpo.selection.models.score_completions", spy)
     config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}, "arms": {"sage": {}}})
     write_records(tmp_path / "pairs.parquet", make_pairs(4), PreferencePair)
     _at_policy(config, tiny_model, tmp_path / "pairs.parquet", seed=0)
