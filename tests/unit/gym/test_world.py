@@ -25,6 +25,7 @@ def test_problem_i_does_not_depend_on_what_else_is_generated() -> None:
     assert generate_problems("train", 30, seed=6) != many
 
 
+@pytest.mark.slow
 def test_splits_share_neither_stories_nor_texts() -> None:
     texts: dict[str, str] = {}
     digests: dict[int, str] = {}

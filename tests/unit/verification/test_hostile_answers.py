@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from sage_dpo.verification import VerificationRequest, Verifier
 from sage_dpo.verification.answers import compare_answers
+
+pytestmark = pytest.mark.slow  # computes what is large, and waits for the deadlines of what is too large
 
 HONEST = [
     "2^{2024}",
