@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from sage_dpo.report.run import ArmRun, Columns, Refresh
 
 MAX_TEXT = 2000
+_SCORES = ("margin", "gradient_signal", "curvature", "informativeness", "utility")
+_TEXTS = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -109,30 +111,26 @@ def _examples(scores: Columns, rows: list[int], refreshes: list[Refresh], origin
             texts[index, str(pair["id"])] = pair
     examples = []
     for row in rows:
-        pair = texts.get((int(origin[row]), str(scores["pair_id"][row])), {})
+        pair_id = str(scores["pair_id"][row])
+        pair = texts.get((int(origin[row]), pair_id), {})
+        values: dict[str, Any] = {name: float(scores[name][row]) for name in _SCORES}
+        values |= {name: _shorten(pair.get(name)) for name in _TEXTS}
         examples.append(
             Example(
-                pair_id=str(scores["pair_id"][row]),
+                pair_id=pair_id,
                 refresh=refreshes[int(origin[row])].version,
                 step=int(scores["step"][row]),
                 stratum=str(scores["stratum"][row]),
                 is_kept=bool(scores["is_kept"][row]),
-                margin=float(scores["margin"][row]),
-                gradient_signal=float(scores["gradient_signal"][row]),
-                curvature=float(scores["curvature"][row]),
-                informativeness=float(scores["informativeness"][row]),
-                utility=float(scores["utility"][row]),
                 success_rate=pair.get("success_rate"),
-                prompt=_shorten(pair.get("prompt")),
-                chosen=_shorten(pair.get("chosen")),
-                rejected=_shorten(pair.get("rejected")),
+                **values,
             )
         )
     return examples
 
 
 def _read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, Any]]:
-    columns = ["id", "success_rate", "prompt", "chosen", "rejected"]
+    columns = ["id", "success_rate", *_TEXTS]
     try:
         table = pq.read_table(path, columns=columns, filters=[("id", "in", sorted(wanted))])
     except (pa.ArrowException, OSError):

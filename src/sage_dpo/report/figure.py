@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 INK, GRID = "#1b1f24", "#d9dde3"
@@ -149,6 +150,30 @@ def _compact(tag: str) -> str:
     tag = re.sub(r"font-family: [^;]*; ", "", tag)
     tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
     return re.sub(r"#[0-9a-f]{6}\b", lambda match: css_colour(match[0]) if match[0] in DARK else match[0], tag)
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Few ticks, and thousands as k or M instead of an offset."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(_short_number)
+
+
+def _short_number(value: float, _position: float | None = None) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g} {suffix}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−") if abs(value) > 1e-12 else "0"
+
+
+def present(plots: Iterable[Plot | None]) -> list[Plot]:
+    """Return the plots that there was something to draw for."""
+    return [plot for plot in plots if plot is not None]
+
+
+def varies(values: NDArray[np.float64]) -> bool:
+    """Whether there are values, all finite, and not all the same."""
+    return values.size > 0 and bool(np.isfinite(values).all()) and bool(np.ptp(values) > 1e-9)
 
 
 def thin_line(

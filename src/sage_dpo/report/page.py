@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from sage_dpo.report.examples import choose_examples
-from sage_dpo.report.figure import Plot, arm_keys, css_variables, drawing
-from sage_dpo.report.plots import accuracy_plot, cost_plot, curves_plot, selection_curves_plot
+from sage_dpo.report.figure import Plot, arm_keys, drawing, present, varies
+from sage_dpo.report.outcome_plots import accuracy_plot, cost_plot, curves_plot
+from sage_dpo.report.plane_plot import plane_plot
 from sage_dpo.report.run import ArmRun, RunData, read_run
 from sage_dpo.report.run_tables import exclusion_table, reasons_table, settings_table, stage_table
-from sage_dpo.report.selection_plots import margin_plot, plane_plot, strata_plot
-from sage_dpo.report.summary import ABSENT
+from sage_dpo.report.selection_plots import margin_plot, selection_curves_plot, strata_plot
 from sage_dpo.report.tables import markdown_tables, summary_tables
+from sage_dpo.report.template import render_template
 from sage_dpo.storage import read_json, write_text
 
 MAX_POINTS = 8000
@@ -49,20 +48,17 @@ def write_report(run_dir: str | Path) -> Path:
 
 def render_page(run: RunData) -> str:
     """Return the page as HTML."""
-    environment = template_environment()
-    environment.globals["number"] = _number
     keys = arm_keys(run.arms, {name for name, arm in run.arms.items() if not arm.is_trained})
     subject = run.config.subject_arm if run.config else None
     scored = sorted((arm for arm in run.arms.values() if arm.scored), key=lambda arm: arm.name != subject)
     with drawing():
-        outcomes = _present([accuracy_plot(run.summary, keys), cost_plot(run.summary, keys)] if run.summary else [])
-        curves = _present([curves_plot(run.arms.values(), keys)])
+        outcomes = present([accuracy_plot(run.summary, keys), cost_plot(run.summary, keys)] if run.summary else [])
+        curves = present([curves_plot(run.arms.values(), keys)])
         selections = [_selection_plots(arm, len(scored)) for arm in scored[:MAX_SCORED_ARMS]]
-        pool = _present([strata_plot(run.arms.values())])
-    return environment.get_template("index.html").render(
+        pool = present([strata_plot(run.arms.values())])
+    return render_template(
+        "index.html",
         run=run,
-        light=css_variables(dark=False),
-        dark=css_variables(dark=True),
         tables=summary_tables(run.summary) if run.summary else [],
         outcomes=outcomes,
         curves=curves,
@@ -76,27 +72,10 @@ def render_page(run: RunData) -> str:
     )
 
 
-def template_environment() -> Environment:
-    """Return jinja's environment for the package's templates: escaping on, undefined names are errors."""
-    environment = Environment(
-        loader=PackageLoader("sage_dpo.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # only ever applied to SVG made by figure.to_panel, which escapes its text
-    return environment
-
-
-def _present(plots: Sequence[Plot | None]) -> list[Plot]:
-    return [plot for plot in plots if plot is not None]
-
-
 def _selection_plots(arm: ArmRun, arms: int) -> list[Plot]:
     points = MAX_POINTS // min(arms, MAX_SCORED_ARMS)
     plane = plane_plot(arm, points=points, rng=np.random.default_rng(_SEED))
-    return _present([plane, margin_plot(arm), selection_curves_plot(arm)])
+    return present([plane, margin_plot(arm), selection_curves_plot(arm)])
 
 
 def _selection_notes(run: RunData, scored: Sequence[ArmRun]) -> list[str]:
@@ -107,13 +86,7 @@ def _selection_notes(run: RunData, scored: Sequence[ArmRun]) -> list[str]:
         notes.append(f"Without recorded scores (plain and random selection score nothing): {', '.join(unscored)}.")
     if len(scored) > MAX_SCORED_ARMS:
         notes.append(f"Left out to keep the page small: {', '.join(arm.name for arm in scored[MAX_SCORED_ARMS:])}.")
-    flat = [
-        arm.name for arm in scored if all(np.ptp(r.scores["informativeness"]) <= 1e-9 for r in arm.scored if r.scores)
-    ]
+    flat = [arm.name for arm in scored if not any(varies(r.scores["informativeness"]) for r in arm.scored if r.scores)]
     if flat:
         notes.append(f"No stability plane, because the selector does not use informativeness: {', '.join(flat)}.")
     return notes
-
-
-def _number(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3g}".replace("-", "−")

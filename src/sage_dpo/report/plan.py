@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage_dpo.report.summary import ABSENT, count
-from sage_dpo.report.tables import Cell, Table, render_plain
+from sage_dpo.report.tables import Cell, Table, cells, render_plain
 
 _HEADER = ("stage", "tokens", "PFLOP", "hours", "peak GB")
 _NOTE = (
@@ -21,9 +21,11 @@ def format_plan(plan: Mapping[str, Any]) -> str:
     Args:
         plan: of `planning.plan.Plan.as_dict`.
     """
-    tables = [_stage_table(part) for part in plan["parts"] if part["stages"]]
-    rows = tuple(_stage_row(part["name"], part["total"]) for part in plan["parts"] if part["stages"])
-    total = Table("All arms", ("part", *_HEADER[2:]), (*map(_drop_tokens, rows), _drop_tokens(_total_row(plan))))
+    parts = [part for part in plan["parts"] if part["stages"]]
+    tables = [_stage_table(part) for part in parts]
+    totals = [*(_stage_row(part["name"], part["total"]) for part in parts), _stage_row("total", plan["total"])]
+    # The tokens of different stages are of different kinds, so they have no total.
+    total = Table("All arms", ("part", *_HEADER[2:]), tuple((name, *rest) for name, _, *rest in totals))
     lines = [f"Plan of {plan['name']}: {plan['machine']}", ""]
     lines += [render_plain(table) for table in (*tables, total)]
     lines += [*(f"- {note}" for note in plan["notes"]), f"- {_NOTE}"]
@@ -58,29 +60,20 @@ def _stage_table(part: Mapping[str, Any]) -> Table:
     return Table(f"{part['name']}{f' ({counts})' if counts else ''}", _HEADER, tuple(rows))
 
 
-def _total_row(plan: Mapping[str, Any]) -> tuple[Cell, ...]:
-    return _stage_row("total", plan["total"])
-
-
 def _stage_row(name: str, stage: Mapping[str, float]) -> tuple[Cell, ...]:
     flops, memory = stage["flops"] / 1e15, stage["memory_gb"]
-    texts = (
+    return cells(
         name,
         count(stage["tokens"]),
         _short(flops) if flops else ABSENT,
         _short(stage["hours"]),
         _short(memory) if memory else ABSENT,
     )
-    return tuple(Cell(text) for text in texts)
-
-
-def _drop_tokens(row: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    return (row[0], *row[2:])
 
 
 def _comparison_row(name: str, predicted: float | None, took: float | None) -> tuple[Cell, ...]:
     ratio = f"{predicted / took:.2f}" if predicted and took else ABSENT
-    return (Cell(name), Cell(count(predicted)), Cell(count(took)), Cell(ratio))
+    return cells(name, count(predicted), count(took), ratio)
 
 
 def _short(value: float) -> str:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sage_dpo.errors import DataError
-from sage_dpo.report.study_tables import Result, conditions, study_tables
+from sage_dpo.report.study_tables import StudyResult, conditions, study_tables
 from sage_dpo.report.tables import Cell, Table, render_markdown
 from sage_dpo.storage import read_json, write_text
 
@@ -46,7 +46,7 @@ def fill_tables(page: str, results: Path) -> str:
     return _BLOCK.sub(fill, page)
 
 
-def _joined(tables: list[Table], result: Result) -> list[Table]:
+def _joined(tables: list[Table], result: StudyResult) -> list[Table]:
     """Tables that differ only in their condition as one, with the condition as a column in front."""
     names = [row["condition"] for row in conditions(result)]
     alike: dict[tuple[str, tuple[str, ...]], list[Table]] = {}

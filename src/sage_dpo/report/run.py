@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sage_dpo.config import RunConfig, load_config
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.records import FinishReason, VerdictKind
-from sage_dpo.report.summary import Summary
+from sage_dpo.report.summary import Summary, number
 from sage_dpo.rules import success_rate
 from sage_dpo.run_folder import ArmFolder, PoolFolder, RunFolder
 from sage_dpo.storage import parse_row, read_json
@@ -75,11 +75,8 @@ class ArmRun:
 
     def series(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (steps, values) of a metric where both were logged and finite."""
-        rows = [
-            (row["step"], row[key]) for row in self.metrics if _is_number(row.get(key)) and _is_number(row.get("step"))
-        ]
-        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
-        table = table[np.isfinite(table).all(axis=1)]
+        rows = [(number(row.get("step")), number(row.get(key))) for row in self.metrics]
+        table = np.array([row for row in rows if None not in row], dtype=np.float64).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
 
@@ -214,11 +211,11 @@ def _read_refresh(folder: PoolFolder, version: int, missing: list[str]) -> Refre
         if dropped:
             counts["unscored candidates"] = dropped
     info = _read_optional(folder.info, missing, "exclusions are unknown") if folder.info.exists() else {}
-    exclusions = whole_numbers(info.get("exclusions"))
+    exclusions = _whole_numbers(info.get("exclusions"))
     return Refresh(version, folder.pairs, scores, rates, pair_rates, dict(counts), exclusions)
 
 
-def whole_numbers(values: Any) -> dict[str, int]:
+def _whole_numbers(values: Any) -> dict[str, int]:
     """Return the entries of a mapping that are counts; anything else that was recorded is not a count of exclusions."""
     items = values.items() if isinstance(values, Mapping) else ()
     return {str(name): value for name, value in items if isinstance(value, int) and not isinstance(value, bool)}
@@ -256,7 +253,3 @@ def read_columns(path: Path, names: Sequence[str], missing: list[str]) -> Column
         missing.append(f"{'/'.join(path.parts[-3:])} lacks the columns {', '.join(absent)} and is left out.")
         return None
     return {name: table.column(name).to_numpy() for name in names}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

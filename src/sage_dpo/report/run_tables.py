@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sage_dpo.report.figure import evenly
 from sage_dpo.report.run import Refresh, RunData
 from sage_dpo.report.summary import ABSENT, count, duration
-from sage_dpo.report.tables import Cell, Table
+from sage_dpo.report.tables import Table, cells
 
 MAX_REFRESHES = 12
 
@@ -30,7 +30,7 @@ def exclusion_table(run: RunData) -> Table:
     counted = [name for name in _COUNTS if any(name in refresh.counts for _, refresh in refreshes)]
     columns = [name for name in counted if any(refresh.counts.get(name) for _, refresh in refreshes)]
     rows = tuple(
-        (Cell(arm), Cell(str(refresh.version)), *(Cell(count(refresh.counts.get(name))) for name in columns))
+        cells(arm, str(refresh.version), *(count(refresh.counts.get(name)) for name in columns))
         for arm, refresh in refreshes
     )
     note = (
@@ -57,7 +57,7 @@ def reasons_table(run: RunData) -> Table:
     columns = {name: counts for name, counts in columns.items() if counts}
     reasons = dict.fromkeys(reason for counts in columns.values() for reason in counts)
     rows = tuple(
-        (Cell(reason.replace("_", " ")), *(Cell(count(counts.get(reason, 0))) for counts in columns.values()))
+        cells(reason.replace("_", " "), *(count(counts.get(reason, 0)) for counts in columns.values()))
         for reason in reasons
     )
     return Table("Counted while pairs were built and trained on, by reason", ("reason", *columns), rows)
@@ -76,7 +76,7 @@ def settings_table(run: RunData) -> Table:
         "pool.refresh_steps",
     )
     rows = tuple(
-        (Cell(key), *(Cell(values.get(key, ABSENT)) for values in flat.values()))
+        cells(key, *(values.get(key, ABSENT) for values in flat.values()))
         for key in names
         if key in always or len({values.get(key) for values in flat.values()}) > 1
     )
@@ -97,10 +97,10 @@ def stage_table(run: RunData) -> Table:
     """Wall-clock of each stage and what it recorded about itself."""
     stages = run.manifest.get("stages") or {}
     rows = tuple(
-        (
-            Cell(name),
-            Cell(duration(stage.get("seconds"))),
-            Cell("; ".join(f"{k}: {_plain(v)}" for k, v in (stage.get("info") or {}).items())),
+        cells(
+            name,
+            duration(stage.get("seconds")),
+            "; ".join(f"{k}: {_plain(v)}" for k, v in (stage.get("info") or {}).items()),
         )
         for name, stage in stages.items()
     )

@@ -1,14 +1,13 @@
-"""Plots of the selection: the stability-informativeness plane, margins of kept and dropped pairs, the pool's strata."""
+"""Plots of the selection: margins of kept and dropped pairs, their means by step, the pool's strata."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from sage_dpo.config import PoolSettings, SelectorSettings
+from sage_dpo.config import PoolSettings
 from sage_dpo.core.strata import STRATA, assign_strata
 from sage_dpo.report.figure import (
     DROPPED,
@@ -21,12 +20,15 @@ from sage_dpo.report.figure import (
     Plot,
     evenly,
     new_axes,
+    plain_ticks,
+    thin_line,
     to_panel,
+    varies,
 )
-from sage_dpo.report.run import ArmRun, Columns, Refresh
+from sage_dpo.report.run import ArmRun, Refresh
 
 MAX_PANELS, MAX_BARS = 4, 12
-KEPT_DROPPED = [Key("kept", KEPT, "●"), Key("dropped", DROPPED, "×")]
+_LINES = [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")]
 _DIFFICULTY_COLOURS = {
     "never solved": UNUSABLE_COLOURS["never solved"],
     **dict(reversed(STRATUM_COLOURS.items())),
@@ -34,111 +36,13 @@ _DIFFICULTY_COLOURS = {
 }
 
 
-def plane_plot(arm: ArmRun, *, points: int, rng: np.random.Generator) -> Plot | None:
-    """The stability-informativeness plane: candidates by margin (x) and informativeness J (y), contours of S.
-
-    Why these axes: g and h are both functions of the margin m, so S = g^2 J / (h J + lambda) is a function of (m, J)
-    and its level lines can be drawn; over (h, J) it would have two values, one for each sign of m. Stability is read
-    off the same axis: curvature h peaks at m = 0 (dashed line) and falls away to both sides.
-
-    Args:
-        arm: with scores; `None` is returned if it has none, or all of them have the same J.
-        points: at most so many points are drawn in all panels together.
-        rng: draws the points shown.
-    """
-    shown = _shown(arm)
-    tables = [refresh.scores for refresh in shown if refresh.scores is not None]
-    if not tables or not _varies(np.concatenate([table["informativeness"] for table in tables])):
-        return None
-    settings = arm.config.selection if arm.config else SelectorSettings.model_validate({})
-    limits = [_limits(np.concatenate([table[name] for table in tables])) for name in ("margin", "informativeness")]
-    levels = _levels(np.concatenate([table["utility"] for table in tables])) if settings.selector == "sage" else []
-    limit, panels, notes = points // len(tables), [], _subset_note(arm, shown)
-    for refresh, table in zip(shown, tables, strict=True):
-        rows = _sample(len(table["margin"]), limit, rng)
-        panels.append(_plane_panel(arm.name, refresh.version, table, rows, limits, levels, settings))
-    most = max(len(table["margin"]) for table in tables)
-    if most > limit:
-        notes.append(
-            f"Each panel shows at most {limit:,} of up to {most:,} candidates, drawn at random with a fixed seed."
-        )
-    notes.append("Axes cover the middle 99 % of the values; the rest lies outside the frame.")
-    reading = (
-        "Every point is a candidate pair at the step for which it was considered. Left: the policy prefers the "
-        "rejected answer (confident error); right: it prefers the chosen one already; the dashed line at m = 0 is "
-        "the decision boundary, where curvature h is highest and a step is least stable. Up: the pair's gradient in "
-        f"logit space is larger. Grey lines join pairs of equal utility S at damping λ = {settings.damping:g}; S "
-        "rises to the upper left. A cut within strata, or over the candidates of each step, keeps pairs relative to "
-        "their rivals, so kept and dropped points may overlap here."
-    )
-    return Plot(f"Stability and informativeness of the candidates: {arm.name}", reading, panels, KEPT_DROPPED, notes)
-
-
-def _plane_panel(
-    arm: str,
-    version: int,
-    table: Columns,
-    rows: NDArray[np.int64],
-    limits: Sequence[tuple[float, float]],
-    levels: Sequence[float],
-    settings: SelectorSettings,
-) -> Panel:
-    figure, axes = new_axes(height=3.1)
-    kept = table["is_kept"][rows].astype(bool)
-    for chosen, colour, symbol, size in ((~kept, DROPPED, "x", 2.8), (kept, KEPT, "o", 3.0)):
-        x, y = table["margin"][rows][chosen], table["informativeness"][rows][chosen]
-        axes.plot(x, y, symbol, color=colour, markersize=size, alpha=0.55, markeredgewidth=0.8 if symbol == "x" else 0)
-    axes.axvline(0.0, color=INK, linewidth=0.9, linestyle="--", alpha=0.7)
-    axes.set(xlim=limits[0], ylim=limits[1])
-    if levels:
-        _contours(axes, limits, levels, settings)
-    axes.set(xlabel="margin m, scaled nats", ylabel="informativeness J", title=f"Refresh {version}")
-    every = table["is_kept"].astype(bool)
-    spoken = "; ".join(
-        f"{name}: {int(mask.sum())} pairs, median margin {_median(table['margin'][mask])}, "
-        f"median informativeness {_median(table['informativeness'][mask])}"
-        for name, mask in (("kept", every), ("dropped", ~every))
-    )
-    alt = f"Candidates of arm {arm} at refresh {version} by margin and informativeness. {spoken}."
-    return to_panel(figure, salt=f"plane-{arm}-{version}", alt=alt)
-
-
-def _levels(utilities: NDArray[np.float64]) -> list[float]:
-    """Levels of S to draw: quantiles of the candidates' utilities, rounded to one digit."""
-    return sorted({float(f"{q:.1g}") for q in np.quantile(utilities.astype(np.float64), (0.1, 0.3, 0.5, 0.7, 0.9))})
-
-
-def _contours(
-    axes: Axes, limits: Sequence[tuple[float, float]], levels: Sequence[float], settings: SelectorSettings
-) -> None:
-    """Draw the lines on which the utility S(m, J) has the given levels."""
-    import torch  # for core's formula only; the rest of the report does without
-
-    from sage_dpo.core.utility import sage_utility
-
-    margins = np.linspace(*limits[0], 81)
-    informativeness = np.linspace(max(limits[1][0], 0.0), limits[1][1], 61)
-    x, y = np.meshgrid(margins, informativeness)
-    utility = sage_utility(
-        torch.from_numpy(x),
-        torch.from_numpy(y) if settings.use_informativeness else None,
-        damping=settings.damping,
-        use_gradient_signal=settings.use_gradient_signal,
-        use_curvature=settings.use_curvature,
-    ).numpy()
-    inside = [level for level in levels if utility.min() < level < utility.max()]
-    if inside:
-        lines = axes.contour(x, y, utility, levels=inside, colors=INK, linewidths=0.8, alpha=0.75)
-        axes.clabel(lines, fmt="%g", fontsize=8.5, colors=INK)
-
-
 def margin_plot(arm: ArmRun) -> Plot | None:
     """Margin histograms of kept and dropped candidates, one panel a refresh."""
-    shown = _shown(arm)
+    shown = shown_refreshes(arm)
     tables = [refresh.scores for refresh in shown if refresh.scores is not None]
     if not tables:
         return None
-    limits = _limits(np.concatenate([table["margin"] for table in tables]))
+    limits = middle_range(np.concatenate([table["margin"] for table in tables]))
     edges = np.linspace(*limits, 31)
     kept_of = [table["is_kept"].astype(bool) for table in tables]
     counts = [
@@ -163,8 +67,41 @@ def margin_plot(arm: ArmRun) -> Plot | None:
         "at m = 0 the policy prefers the rejected answer. From refresh to refresh the whole distribution shows how "
         "often the policy is still wrong on its own samples. Axes cover the middle 99 % of the values."
     )
-    keys = [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")]
-    return Plot(f"Margins of kept and dropped candidates: {arm.name}", reading, panels, keys, _subset_note(arm, shown))
+    return Plot(f"Margins of kept and dropped candidates: {arm.name}", reading, panels, _LINES, subset_note(arm, shown))
+
+
+_SELECTION_CURVES = (
+    ("margin", "margin m", "scaled nats"),
+    ("gradient_signal", "gradient signal g", "σ(−m)"),
+    ("curvature", "curvature h", "σ(m) σ(−m)"),
+    ("informativeness", "informativeness J", "squared norm"),
+    ("utility", "utility S", ""),
+)
+
+
+def selection_curves_plot(arm: ArmRun) -> Plot | None:
+    """Means of the kept and of the dropped candidates by optimizer step, for one arm."""
+    panels = []
+    for metric, label, unit in _SELECTION_CURVES:
+        kept, dropped = arm.series(f"sage/{metric}_kept"), arm.series(f"sage/{metric}_dropped")
+        if not varies(np.concatenate([kept[1], dropped[1]])):
+            continue  # absent, or switched off: constant 1
+        figure, axes = new_axes()
+        for (steps, values), colour, dashes in ((kept, KEPT, "-"), (dropped, DROPPED, "--")):
+            axes.plot(*thin_line(steps, values), color=colour, linestyle=dashes)
+        axes.set(xlabel="optimizer step", ylabel=unit, title=f"Mean {label}")
+        plain_ticks(axes)
+        means = [f"{values.mean():.4g}" if values.size else "not recorded" for _, values in (kept, dropped)]
+        alt = f"Mean {label} by step for arm {arm.name}; over the run kept {means[0]}, dropped {means[1]}."
+        panels.append(to_panel(figure, salt=f"selection-{arm.name}-{metric}", alt=alt))
+    if not panels:
+        return None
+    reading = (
+        "Means over the candidate pairs of each step: solid line kept, dashed line dropped. The gap between the two "
+        "is what the selector does; its trend is how the pool changes as the policy learns and the pool is "
+        "refreshed."
+    )
+    return Plot(f"Kept and dropped candidates by step: {arm.name}", reading, panels, _LINES)
 
 
 def strata_plot(arms: Iterable[ArmRun]) -> Plot | None:
@@ -233,31 +170,18 @@ def _stratum_shares(rates: NDArray[np.float64], settings: PoolSettings) -> dict[
     return {str(stratum): float(np.mean(codes == code)) for code, stratum in enumerate(STRATA)}
 
 
-def _shown(arm: ArmRun) -> list[Refresh]:
+def shown_refreshes(arm: ArmRun) -> list[Refresh]:
     versions = evenly([refresh.version for refresh in arm.scored], MAX_PANELS)
     return [refresh for refresh in arm.scored if refresh.version in versions]
 
 
-def _subset_note(arm: ArmRun, shown: Sequence[Refresh]) -> list[str]:
+def subset_note(arm: ArmRun, shown: Sequence[Refresh]) -> list[str]:
     missing = len(arm.scored) - len(shown)
     return [f"{len(shown)} of {len(arm.scored)} refreshes shown, evenly spaced."] if missing else []
 
 
-def _sample(size: int, limit: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return np.arange(size) if size <= limit else np.sort(rng.choice(size, limit, replace=False))
-
-
-def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+def middle_range(values: NDArray[np.float64]) -> tuple[float, float]:
     """The middle 99 % of the values, padded by 4 %; never empty."""
     low, high = np.quantile(values.astype(np.float64), (0.005, 0.995))
     padding = 0.04 * (high - low) or 0.5
     return float(low - padding), float(high + padding)
-
-
-def _varies(values: NDArray[np.float64]) -> bool:
-    finite = values[np.isfinite(values)]
-    return finite.size == values.size and finite.size > 0 and bool(np.ptp(finite) > 1e-9)
-
-
-def _median(values: NDArray[np.float64]) -> str:
-    return f"{np.median(values):.3g}" if values.size else "none"

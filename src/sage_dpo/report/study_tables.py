@@ -1,4 +1,4 @@
-"""The tables of a study, from its `results.json` alone."""
+"""The tables of a study: accuracy, differences, cost, and what its further questions found."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import numpy as np
 
 from sage_dpo.core.statistics import seed_interval
 from sage_dpo.report.summary import ABSENT, count, duration, points
-from sage_dpo.report.tables import Cell, Table
+from sage_dpo.report.tables import Cell, Table, cells
 
-Result = Mapping[str, Any]
+StudyResult = Mapping[str, Any]
+"""What `results.json` holds."""
 
 
-def study_tables(result: Result) -> list[Table]:
+def study_tables(result: StudyResult) -> list[Table]:
     """Every table that has rows."""
     rows = conditions(result)
-    tables = [_accuracy_table(result, rows), *(_comparison_table(row, len(rows) > 1) for row in rows)]
-    tables += [_cost_table(row, len(rows) > 1) for row in rows]
-    for row in rows:
-        label = f": {row['condition']}" if len(rows) > 1 else ""
+    labels = [f": {row['condition']}" if len(rows) > 1 else "" for row in rows]
+    labelled = list(zip(rows, labels, strict=True))
+    tables = [_accuracy_table(result, rows)]
+    tables += [_comparison_table(row, label) for row, label in labelled]
+    tables += [_cost_table(row, label) for row, label in labelled]
+    for row, label in labelled:
         tables += [
             *_time_tables(row.get("time_to_quality", {}), label),
             _quality_table(row.get("selection_quality", {}), label),
@@ -31,7 +34,7 @@ def study_tables(result: Result) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def conditions(result: Result) -> list[Mapping[str, Any]]:
+def conditions(result: StudyResult) -> list[Mapping[str, Any]]:
     """All conditions of a study; the first is the result's own top level."""
     return [result, *result.get("conditions", [])]
 
@@ -42,60 +45,61 @@ def mean_text(values: Sequence[float | None]) -> str:
     if not known:
         return ABSENT
     interval = seed_interval(known)
-    half = "" if len(known) < 2 else f" ± {100 * (interval.high - interval.estimate):.1f}"
-    return f"{100 * interval.estimate:.1f}{half}"
+    return _percent(interval.estimate, None if len(known) < 2 else interval.high)
 
 
-def _accuracy_table(result: Result, rows: Sequence[Mapping[str, Any]]) -> Table:
+# -- accuracy, differences, cost ---------------------------------------------------------------------------------------
+
+
+def _accuracy_table(result: StudyResult, rows: Sequence[Mapping[str, Any]]) -> Table:
     """One condition: arms are rows, suites are columns. Several: conditions are rows, arms are columns."""
     arms = list(dict.fromkeys(arm for row in rows for arm in row["arms"]))
     if len(rows) > 1:
         body = [
-            (Cell(row["condition"]), *(Cell(mean_text(row["arms"].get(arm, {}).get("average", []))) for arm in arms))
+            cells(row["condition"], *(mean_text(row["arms"].get(arm, {}).get("average", [])) for arm in arms))
             for row in rows
         ]
         body = [row for row in body if any(cell.text != ABSENT for cell in row[1:])]
         return Table(f"{result['title']}: average accuracy, %", (result["axis"] or "condition", *arms), tuple(body))
     suites = list(dict.fromkeys(suite for arm in arms for suite in result["arms"][arm]["suites"]))
-    lines: list[tuple[Cell, ...]] = []
+    lines = []
     for arm in arms:
         values = result["arms"][arm]
         if any(value is not None for value in values["average"]):
-            means = (Cell(f"{100 * np.mean(values['suites'][suite]):.1f}") for suite in suites)
-            lines.append((Cell(arm), Cell(mean_text(values["average"])), *means))
+            means = (f"{100 * np.mean(values['suites'][suite]):.1f}" for suite in suites)
+            lines.append(cells(arm, mean_text(values["average"]), *means))
             for step, then in _on_the_way(values).items():
-                lines.append((Cell(f"{arm}:{step}"), Cell(mean_text(then["average"])), *(Cell("") for _ in suites)))
+                lines.append(cells(f"{arm}:{step}", mean_text(then["average"]), *("" for _ in suites)))
     return Table(f"{result['title']}: accuracy, %", ("arm", "average", *suites), tuple(lines))
 
 
-def _comparison_table(row: Mapping[str, Any], is_named: bool) -> Table:
+def _comparison_table(row: Mapping[str, Any], label: str) -> Table:
     lines = [
-        (
-            Cell(comparison),
-            Cell(name.replace("_minus_", " − ")),
-            Cell(points(entry["mean"])),
-            Cell(ABSENT if entry["low"] is None else f"{points(entry['low'])} to {points(entry['high'])}"),
-            Cell("  ".join(points(value) for value in entry["values"])),
+        cells(
+            comparison,
+            name.replace("_minus_", " − "),
+            points(entry["mean"]),
+            ABSENT if entry["low"] is None else f"{points(entry['low'])} to {points(entry['high'])}",
+            "  ".join(points(value) for value in entry["values"]),
         )
         for comparison, entries in row["comparisons"].items()
         for name, entry in entries.items()
     ]
-    caption = "Differences in points, paired by seed" + (f": {row['condition']}" if is_named else "")
-    return Table(caption, ("comparison", "difference", "points", "95 % interval", "each seed"), tuple(lines))
+    header = ("comparison", "difference", "points", "95 % interval", "each seed")
+    return Table(f"Differences in points, paired by seed{label}", header, tuple(lines))
 
 
-def _cost_table(row: Mapping[str, Any], is_named: bool) -> Table:
+def _cost_table(row: Mapping[str, Any], label: str) -> Table:
     lines = []
     for arm, values in row["arms"].items():
         rate = ABSENT if values["learning_rate"] is None else f"{values['learning_rate']:g}"
         if values["steps"]:
             lines.append(_cost_row(arm, values["steps"], rate, values))
             lines += [_cost_row(f"{arm}:{step}", step, rate, then) for step, then in _on_the_way(values).items()]
-    caption = "Cost, means over seeds" + (f": {row['condition']}" if is_named else "")
     header = (
         "arm", "steps", "learning rate", "tokens trained", "scored", "reference", "generated", "TFLOP", "wall-clock",
     )  # fmt: skip
-    return Table(caption, header, tuple(lines))
+    return Table(f"Cost, means over seeds{label}", header, tuple(lines))
 
 
 def _on_the_way(values: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
@@ -105,14 +109,17 @@ def _on_the_way(values: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
 
 def _cost_row(label: str, steps: int, rate: str, costs: Mapping[str, Any]) -> tuple[Cell, ...]:
     tokens = ("train_tokens", "scored_tokens", "reference_tokens", "generated_tokens")
-    return (
-        Cell(label),
-        Cell(count(steps)),
-        Cell(rate),
-        *(Cell(count(float(np.mean(costs[name])))) for name in tokens),
-        Cell(f"{np.mean(costs['flops']) / 1e12:.2f}"),
-        Cell(duration(float(np.mean(costs["wall_s"])))),
+    return cells(
+        label,
+        count(steps),
+        rate,
+        *(count(float(np.mean(costs[name]))) for name in tokens),
+        f"{np.mean(costs['flops']) / 1e12:.2f}",
+        duration(float(np.mean(costs["wall_s"]))),
     )
+
+
+# -- further questions -------------------------------------------------------------------------------------------------
 
 
 def _time_tables(values: Mapping[str, Any], label: str) -> list[Table]:
@@ -129,11 +136,11 @@ def _time_tables(values: Mapping[str, Any], label: str) -> list[Table]:
 
 def _time_table(caption: str, arms: Mapping[str, Any], reference: str) -> Table:
     lines = [
-        (
-            Cell(arm),
-            Cell(_ratio(row["wall_ratio"], row["wall_interval"])),
-            Cell(_ratio(row["flops_ratio"], row["flops_interval"])),
-            Cell(f"{row['reached']} of {row['seeds']}"),
+        cells(
+            arm,
+            _ratio(row["wall_ratio"], row["wall_interval"]),
+            _ratio(row["flops_ratio"], row["flops_interval"]),
+            f"{row['reached']} of {row['seeds']}",
         )
         for arm, row in arms.items()
         if row["reached"]
@@ -143,76 +150,73 @@ def _time_table(caption: str, arms: Mapping[str, Any], reference: str) -> Table:
     return Table(caption, ("arm", "wall-clock ratio", "FLOP ratio", "reached"), tuple(lines), note)
 
 
-def _ratio(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return ABSENT
-    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
-
-
 def _quality_table(values: Mapping[str, Any], label: str) -> Table:
+    columns = {
+        "precision": "precision",
+        "base rate": "base_rate",
+        "recall": "recall",
+        "mislabelled kept": "mislabelled",
+        "mislabelled drawn": "mislabelled_base",
+    }
     lines = [
-        (Cell(arm), Cell(version), *(Cell(_share(row.get(name))) for name in _QUALITY))
+        cells(arm, version, *(_share(row.get(name)) for name in columns.values()))
         for arm, versions in values.items()
         for version, row in versions.items()
     ]
     note = "Confident errors: the rejected answer's first wrong step follows a misconception that the base policy "
     note += "holds there with probability >= 1/2. Base rate: their share of the pairs drawn, the precision of a blind "
     note += "choice."
-    header = ("arm", "pool", "precision", "base rate", "recall", "mislabelled kept", "mislabelled drawn")
+    header = ("arm", "pool", *columns)
     return Table(f"Confident errors among the kept pairs, %{label}", header, tuple(lines), note)
 
 
 def _cause_table(values: Mapping[str, Any], label: str) -> Table:
     causes = sorted({cause for row in values.values() for cause in row})
-    lines = [(Cell(arm), *(Cell(_share(row.get(cause))) for cause in causes)) for arm, row in values.items()]
+    lines = [cells(arm, *(_share(row.get(cause)) for cause in causes)) for arm, row in values.items()]
     note = "By the cause of the rejected answer's first error: a misconception, a slip, or structure (a step skipped, "
     note += "repeated or misread). All pools together."
     return Table(f"Share of the candidates kept, %{label}", ("arm", *causes), tuple(lines), note)
 
 
-_QUALITY = ("precision", "base_rate", "recall", "mislabelled", "mislabelled_base")
-
-
-def _share(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return ABSENT
-    half = "" if entry["low"] is None else f" ± {100 * (entry['high'] - entry['mean']):.1f}"
-    return f"{100 * entry['mean']:.1f}{half}"
-
-
 def _noise_tables(values: Mapping[str, Any], label: str) -> list[Table]:
+    columns = {"signal-to-noise": "snr", "variance": "variance", "signal": "signal"}
+    note = "Over microbatches of 8 pairs: |E G|² / tr Cov G, tr Cov G, |E G|². Means over seeds."
     tables = []
     for policy, arms in values.items():
-        lines = [
-            (Cell(arm), *(Cell(_number(row[name])) for name in ("snr", "variance", "signal")))
-            for arm, row in arms.items()
-        ]
-        note = "Over microbatches of 8 pairs: |E G|² / tr Cov G, tr Cov G, |E G|². Means over seeds."
-        caption = f"Gradient noise at the policy {policy}{label}"
-        tables.append(Table(caption, ("arm", "signal-to-noise", "variance", "signal"), tuple(lines), note))
+        lines = [cells(arm, *(_number(row[name]) for name in columns.values())) for arm, row in arms.items()]
+        tables.append(Table(f"Gradient noise at the policy {policy}{label}", ("arm", *columns), tuple(lines), note))
     return tables
-
-
-def _number(entry: Mapping[str, Any]) -> str:
-    half = "" if entry["low"] is None else f" ± {entry['high'] - entry['mean']:.2g}"
-    return f"{entry['mean']:.3g}{half}"
 
 
 def _tuning_tables(values: Mapping[str, Any], label: str) -> list[Table]:
     tables = []
     for arm, entry in values.items():
-        grid = entry["probe_accuracy"]
+        grid, best = entry["probe_accuracy"], (entry["best"]["value"], entry["best"]["step"])
         steps = list(next(iter(grid.values())))
-        best = entry["best"]
         lines = [
-            (
-                Cell(value),
-                *(
-                    Cell(f"{100 * row[s]:.1f}", is_best=(float(value), int(s)) == (best["value"], best["step"]))
-                    for s in steps
-                ),
-            )
+            (Cell(value), *(Cell(_percent(row[s]), is_best=(float(value), int(s)) == best) for s in steps))
             for value, row in grid.items()
         ]
         tables.append(Table(f"Probe accuracy of {arm}, % by optimizer step{label}", ("value", *steps), tuple(lines)))
     return tables
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def _percent(mean: float, high: float | None = None) -> str:
+    return f"{100 * mean:.1f}" + ("" if high is None else f" ± {100 * (high - mean):.1f}")
+
+
+def _share(entry: Mapping[str, Any] | None) -> str:
+    return ABSENT if entry is None else _percent(entry["mean"], entry["high"])
+
+
+def _number(entry: Mapping[str, Any]) -> str:
+    return f"{entry['mean']:.3g}" + ("" if entry["high"] is None else f" ± {entry['high'] - entry['mean']:.2g}")
+
+
+def _ratio(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return ABSENT
+    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")

@@ -10,7 +10,7 @@ from typing import Any
 from sage_dpo.costs import COSTS
 from sage_dpo.errors import DataError
 
-Interval = tuple[float, float]
+Bounds = tuple[float, float]
 ABSENT = "–"
 
 
@@ -29,8 +29,8 @@ class ArmResult:
 
     average: float | None
     suites: dict[str, float]
-    average_interval: Interval | None
-    suite_intervals: dict[str, Interval]
+    average_interval: Bounds | None
+    suite_intervals: dict[str, Bounds]
     wall_breakdown: dict[str, float]
     costs: dict[str, float]
     exclusions: dict[str, int]
@@ -42,7 +42,7 @@ class Comparison:
 
     name: str
     mean: float
-    interval: Interval | None
+    interval: Bounds | None
 
     @property
     def label(self) -> str:
@@ -93,7 +93,7 @@ class Summary:
             comparisons=tuple(
                 Comparison(name, float(entry["mean"]), _interval([entry.get("low"), entry.get("high")]))
                 for name, entry in comparisons.items()
-                if _number(entry.get("mean")) is not None
+                if number(entry.get("mean")) is not None
             ),
         )
 
@@ -101,7 +101,7 @@ class Summary:
 def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
     suite_intervals = {name: _interval(bounds) for name, bounds in (intervals.get("suites") or {}).items()}
     return ArmResult(
-        average=_number(values.get("average")),
+        average=number(values.get("average")),
         suites=_numbers(values.get("suites")),
         average_interval=_interval(intervals.get("average")),
         suite_intervals={name: bounds for name, bounds in suite_intervals.items() if bounds is not None},
@@ -112,19 +112,20 @@ def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
 
 
 def _numbers(values: Mapping[str, Any] | None) -> dict[str, float]:
-    numbers = {name: _number(value) for name, value in (values or {}).items()}
+    numbers = {name: number(value) for name, value in (values or {}).items()}
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """Return a finite number as such; anything else that may stand in a file is `None`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else None
 
 
-def _interval(bounds: Any) -> Interval | None:
+def _interval(bounds: Any) -> Bounds | None:
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
         return None
-    low, high = _number(bounds[0]), _number(bounds[1])
+    low, high = number(bounds[0]), number(bounds[1])
     return None if low is None or high is None else (low, high)
 
 
@@ -133,7 +134,7 @@ def percent(value: float | None) -> str:
     return ABSENT if value is None else f"{100 * value:.1f}"
 
 
-def percent_interval(interval: Interval | None) -> str:
+def percent_interval(interval: Bounds | None) -> str:
     """`47.3 to 51.0`; the word keeps negative bounds readable."""
     return ABSENT if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
@@ -143,7 +144,7 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
-def points_interval(interval: Interval | None) -> str:
+def points_interval(interval: Bounds | None) -> str:
     return ABSENT if interval is None else f"{points(interval[0])} to {points(interval[1])}"
 
 

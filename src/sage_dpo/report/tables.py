@@ -32,6 +32,11 @@ class Cell:
     is_best: bool = False
 
 
+def cells(*texts: str) -> tuple[Cell, ...]:
+    """Return a row of plain cells."""
+    return tuple(Cell(text) for text in texts)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table whose first column names the rows."""
@@ -104,18 +109,13 @@ def cost_table(summary: Summary) -> Table:
 
 
 def _cost_row(label: str, values: Sequence[float | None], form: Callable[[float | None], str]) -> tuple[Cell, ...]:
-    return (Cell(label), *(Cell(form(value)) for value in values))
+    return cells(label, *(form(value) for value in values))
 
 
 def comparison_table(summary: Summary) -> Table:
     """Differences between arms in percentage points, each with what its interval allows one to say."""
     rows = [
-        (
-            Cell(comparison.label),
-            Cell(points(comparison.mean)),
-            Cell(points_interval(comparison.interval)),
-            Cell(comparison.verdict),
-        )
+        cells(comparison.label, points(comparison.mean), points_interval(comparison.interval), comparison.verdict)
         for comparison in summary.comparisons
     ]
     note = "Differences are paired over the same problems. One run has one training seed: the interval covers which "
@@ -181,8 +181,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
         accuracy = Table(f"{parsed.name}: no arm has been evaluated", ("", *parsed.arms), ())
     bounds = [(percent(i[0]), percent(i[1])) if (i := arm.average_interval) else None for arm in parsed.arms.values()]
     if any(bounds) and accuracy.rows:
-        cells = (Cell("  95 % interval"), *(Cell(f"{b[0]}-{b[1]}" if b else ABSENT) for b in bounds))
-        accuracy = Table(accuracy.caption, accuracy.header, (accuracy.rows[0], cells, *accuracy.rows[1:]))
+        interval = cells("  95 % interval", *(f"{b[0]}-{b[1]}" if b else ABSENT for b in bounds))
+        accuracy = Table(accuracy.caption, accuracy.header, (accuracy.rows[0], interval, *accuracy.rows[1:]))
     tables = [accuracy, cost_table(parsed), comparison_table(parsed)]
     return "\n".join(render_plain(table) for table in tables if table.rows or table is accuracy)
 

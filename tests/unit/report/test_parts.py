@@ -12,8 +12,9 @@ from sage_dpo.config import PoolSettings
 from sage_dpo.core.utility import sage_utility
 from sage_dpo.report.examples import MAX_TEXT, _shorten, choose_examples
 from sage_dpo.report.figure import DARK, arm_keys, drawing, evenly, new_axes, thin_line, to_panel
+from sage_dpo.report.plane_plot import plane_plot
 from sage_dpo.report.run import read_run
-from sage_dpo.report.selection_plots import _problem_shares, plane_plot
+from sage_dpo.report.selection_plots import _problem_shares
 from sage_dpo.run_folder import RunFolder
 
 RunBuilder = Callable[..., Path]

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from sage_dpo.report.figure import NEUTRAL
-from sage_dpo.report.study import format_study, study_markdown, study_plots, write_study_report
+from sage_dpo.report.study import format_study, study_markdown, write_study_report
+from sage_dpo.report.study_plots import study_plots
 from sage_dpo.report.study_tables import mean_text, study_tables
 from sage_dpo.report.tables import Table
 from sage_dpo.storage import write_json

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sage_dpo.report.figure import DROPPED, INK, KEPT, Key, Panel, Plot, marker, new_axes, thin_line, to_panel
+from sage_dpo.report.figure import INK, Key, Panel, Plot, marker, new_axes, plain_ticks, thin_line, to_panel
 from sage_dpo.report.run import ArmRun
-from sage_dpo.report.summary import Interval, Summary, percent, percent_interval
+from sage_dpo.report.summary import Bounds, Summary, percent, percent_interval
 
 ROWS_PER_PANEL = 5
 
@@ -42,7 +40,7 @@ def accuracy_plot(summary: Summary, keys: dict[str, Key]) -> Plot | None:
     return Plot("Accuracy by suite", reading, panels, list(keys.values()))
 
 
-_Row = tuple[str, dict[str, tuple[float | None, Interval | None]]]
+_Row = tuple[str, dict[str, tuple[float | None, Bounds | None]]]
 
 
 def _accuracy_panel(rows: Sequence[_Row], limits: tuple[float, float], keys: dict[str, Key], *, salt: str) -> Panel:
@@ -100,7 +98,7 @@ def cost_plot(summary: Summary, keys: dict[str, Key]) -> Plot | None:
         axes.set(xlabel=label, ylabel="average accuracy, %", title=f"Accuracy and {label.split(',')[0]}")
         right = max(x for x, _, _ in points.values())
         axes.set_xlim(-0.05 * right, 1.06 * right)
-        _plain_ticks(axes)
+        plain_ticks(axes)
         spoken = ", ".join(f"{name} {percent(a)} at {x:,.6g}" for name, (x, a, _) in points.items())
         panels.append(
             to_panel(figure, salt=f"cost-{cost}", alt=f"Average accuracy in percent against {label}: {spoken}.")
@@ -129,14 +127,13 @@ _CURVES: tuple[tuple[str, str, str, float], ...] = (
 def curves_plot(arms: Iterable[ArmRun], keys: dict[str, Key]) -> Plot | None:
     """Logged quantities by optimizer step, one line an arm."""
     trained = [arm for arm in arms if arm.metrics]
-    panels = []
+    panels: list[Panel | None] = []
     for metric, label, unit, scale in _CURVES:
-        panel = _curve_panel(trained, metric, label, unit, scale, keys)
-        panels += [panel] if panel else []
+        panels.append(_curve_panel(trained, metric, label, unit, scale, keys))
         if metric == "probe/accuracy":
-            panel = _probe_by_tokens(trained, keys)
-            panels += [panel] if panel else []
-    if not panels:
+            panels.append(_probe_by_tokens(trained, keys))
+    drawn = [panel for panel in panels if panel is not None]
+    if not drawn:
         return None
     reading = (
         "One line per arm over optimizer steps. The probe problems are held out from training and from the suites, "
@@ -144,27 +141,22 @@ def curves_plot(arms: Iterable[ArmRun], keys: dict[str, Key]) -> Plot | None:
         "Loss and reward margin are those of the pairs each arm trained on: an arm that chooses pairs the policy "
         "gets wrong has a higher loss by choice, so these lines do not rank arms."
     )
-    return Plot("Curves over training", reading, panels, [keys[arm.name] for arm in trained])
+    return Plot("Curves over training", reading, drawn, [keys[arm.name] for arm in trained])
 
 
 def _curve_panel(
     arms: Sequence[ArmRun], metric: str, label: str, unit: str, scale: float, keys: dict[str, Key]
 ) -> Panel | None:
-    lines = {arm.name: arm.series(metric) for arm in arms}
-    lines = {name: line for name, line in lines.items() if line[0].size}
+    series = {arm.name: arm.series(metric) for arm in arms}
+    lines = {name: (steps, scale * values) for name, (steps, values) in series.items() if steps.size}
     if not lines:
         return None
-    figure, axes = new_axes()
-    for name, (steps, values) in lines.items():
-        x, y = thin_line(steps, scale * values)
-        every = max(1, x.size // 6)
-        axes.plot(x, y, color=keys[name].colour, marker=marker(keys[name]), markersize=4, markevery=every)
-    axes.set(xlabel="optimizer step", ylabel=unit, title=label)
-    if unit.startswith("tokens"):
-        axes.set_ylim(bottom=0.0)
-    _plain_ticks(axes)
-    ends = ", ".join(f"{name} from {scale * v[0]:.4g} to {scale * v[-1]:.4g}" for name, (_, v) in lines.items())
-    return to_panel(figure, salt=f"curve-{metric}", alt=f"{label} by optimizer step, {unit}: {ends}.")
+    ends = ", ".join(f"{name} from {values[0]:.4g} to {values[-1]:.4g}" for name, (_, values) in lines.items())
+    alt = f"{label} by optimizer step, {unit}: {ends}."
+    bottom = 0.0 if unit.startswith("tokens") else None
+    return _lines_panel(
+        lines, keys, salt=f"curve-{metric}", alt=alt, bottom=bottom, title=label, xlabel="optimizer step", ylabel=unit
+    )
 
 
 def _probe_by_tokens(arms: Sequence[ArmRun], keys: dict[str, Key]) -> Panel | None:
@@ -173,71 +165,35 @@ def _probe_by_tokens(arms: Sequence[ArmRun], keys: dict[str, Key]) -> Panel | No
     for arm in arms:
         (steps, accuracy), (token_steps, tokens) = arm.series("probe/accuracy"), arm.series("sage/tokens_trained")
         if steps.size and tokens.size:
-            lines[arm.name] = np.interp(steps, np.insert(token_steps, 0, 0.0), np.insert(tokens, 0, 0.0)), accuracy
+            so_far = np.interp(steps, np.insert(token_steps, 0, 0.0), np.insert(tokens, 0, 0.0))
+            lines[arm.name] = so_far, 100 * accuracy
     if not lines:
         return None
+    ends = ", ".join(f"{name} {y[-1]:.1f} at {x[-1]:,.0f} tokens" for name, (x, y) in lines.items())
+    alt = f"Accuracy on the probe problems by tokens trained: {ends}."
+    title = "The same, by tokens trained"
+    return _lines_panel(
+        lines, keys, salt="curve-probe-tokens", alt=alt, title=title, xlabel="tokens trained", ylabel="%"
+    )
+
+
+def _lines_panel(
+    lines: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    keys: dict[str, Key],
+    *,
+    salt: str,
+    alt: str,
+    bottom: float | None = None,
+    **labels: str,
+) -> Panel:
+    """Draw one line an arm, with a few markers on it."""
     figure, axes = new_axes()
-    for name, (tokens, accuracy) in lines.items():
-        x, y = thin_line(tokens, 100 * accuracy)
-        axes.plot(x, y, color=keys[name].colour, marker=marker(keys[name]), markersize=4, markevery=max(1, x.size // 6))
-    axes.set(xlabel="tokens trained", ylabel="%", title="The same, by tokens trained")
-    _plain_ticks(axes)
-    ends = ", ".join(f"{name} {percent(a[-1])} at {t[-1]:,.0f} tokens" for name, (t, a) in lines.items())
-    return to_panel(figure, salt="curve-probe-tokens", alt=f"Accuracy on the probe problems by tokens trained: {ends}.")
-
-
-_SELECTION_CURVES = (
-    ("margin", "margin m", "scaled nats"),
-    ("gradient_signal", "gradient signal g", "σ(−m)"),
-    ("curvature", "curvature h", "σ(m) σ(−m)"),
-    ("informativeness", "informativeness J", "squared norm"),
-    ("utility", "utility S", ""),
-)
-
-
-def selection_curves_plot(arm: ArmRun) -> Plot | None:
-    """Means of the kept and of the dropped candidates by optimizer step, for one arm."""
-    panels = []
-    for metric, label, unit in _SELECTION_CURVES:
-        kept, dropped = arm.series(f"sage/{metric}_kept"), arm.series(f"sage/{metric}_dropped")
-        if not _varies(np.concatenate([kept[1], dropped[1]])):
-            continue  # absent, or switched off: constant 1
-        figure, axes = new_axes()
-        for (steps, values), colour, dashes in ((kept, KEPT, "-"), (dropped, DROPPED, "--")):
-            axes.plot(*thin_line(steps, values), color=colour, linestyle=dashes)
-        axes.set(xlabel="optimizer step", ylabel=unit, title=f"Mean {label}")
-        _plain_ticks(axes)
-        means = [f"{values.mean():.4g}" if values.size else "not recorded" for _, values in (kept, dropped)]
-        alt = f"Mean {label} by step for arm {arm.name}; over the run kept {means[0]}, dropped {means[1]}."
-        panels.append(to_panel(figure, salt=f"selection-{arm.name}-{metric}", alt=alt))
-    if not panels:
-        return None
-    reading = (
-        "Means over the candidate pairs of each step: solid line kept, dashed line dropped. The gap between the two "
-        "is what the selector does; its trend is how the pool changes as the policy learns and the pool is "
-        "refreshed."
-    )
-    return Plot(
-        f"Kept and dropped candidates by step: {arm.name}",
-        reading,
-        panels,
-        [Key("kept", KEPT, "━"), Key("dropped", DROPPED, "╍")],
-    )
-
-
-def _varies(values: NDArray[np.float64]) -> bool:
-    return values.size > 0 and bool(np.ptp(values) > 1e-9)
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Few ticks, and thousands as k or M instead of an offset."""
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter(_short_number)
-
-
-def _short_number(value: float, _position: float | None = None) -> str:
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g} {suffix}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−") if abs(value) > 1e-12 else "0"
+    for name, line in lines.items():
+        x, y = thin_line(*line)
+        every = max(1, x.size // 6)
+        axes.plot(x, y, color=keys[name].colour, marker=marker(keys[name]), markersize=4, markevery=every)
+    axes.set(**labels)
+    if bottom is not None:
+        axes.set_ylim(bottom=bottom)
+    plain_ticks(axes)
+    return to_panel(figure, salt=salt, alt=alt)
