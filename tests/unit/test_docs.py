@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
+from sage_dpo.cli import app
 from sage_dpo.selectors import Candidates, CandidateScores, SelectorSettings, make_selector, registry
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +67,12 @@ def test_the_figures_of_the_readmes_table_are_those_of_the_results():
         assert f"| {estimate} | {signed[0]} to {signed[1]} |" in results
     for accuracy in re.findall(r"\| (?:\*\*)?(\d\d\.\d)", "".join(rows)):
         assert f"| {accuracy} ± " in results
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?m)(?:`|^ {4}|^|\| )sage-dpo (\w+)", text))
+    assert named <= set(get_command(app).commands)
+    modules = set(re.findall(r"python -m ((?:sage_dpo|benchmarks)(?:\.\w+)+)", text))
+    assert [name for name in sorted(modules) if not importlib.util.find_spec(name)] in ([], ["benchmarks.NAME"])
