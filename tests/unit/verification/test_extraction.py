@@ -84,9 +84,9 @@ def test_answer_of_a_million_characters_is_refused() -> None:
     ids=["unclosed boxes", "open braces", "hashes", "phrases", "dollars", "newlines"],
 )
 def test_extraction_is_linear_in_the_length(hostile: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     extract_answer(hostile)
-    assert time.perf_counter() - start < 5.0  # a quadratic scan of a million characters takes hours
+    assert time.process_time() - start < 5.0  # a quadratic scan of a million characters takes hours
 
 
 def test_unmarked_tail_is_bounded_and_starts_at_a_word() -> None:

@@ -64,10 +64,12 @@ def kinds(answers: list[str], soft_timeout_s: float) -> dict[str, str]:
         return {verdict.problem_id: verdict.kind.value for verdict in verifier.verify(requests)}
 
 
+@pytest.mark.slow
 def test_what_can_be_computed_is_judged() -> None:
     assert kinds(HONEST, soft_timeout_s=12.0) == dict.fromkeys(HONEST, "wrong")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_computed_is_unknown() -> None:
     assert kinds(HOSTILE, soft_timeout_s=0.9) == dict.fromkeys(HOSTILE, "timeout")
 
