@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sage_dpo.costs import Costs
 from sage_dpo.errors import DataError
 from sage_dpo.planning.plan import CANDIDATES, POOL_PAIRS, REFRESH_COUNT, SHARED, TRAINED
-from sage_dpo.planning.stages import EVALUATION, REFERENCE, REFRESHES, SCORING, TRAINING, VERIFICATION
-from sage_dpo.planning.stages import FIRST_POOL as ROLLOUTS
+from sage_dpo.planning.stages import (
+    EVALUATION,
+    FIRST_ROLLOUTS,
+    REFERENCE,
+    REFRESH_ROLLOUTS,
+    SCORING,
+    TRAINING,
+    VERIFICATION,
+)
 from sage_dpo.records import VerdictKind
 from sage_dpo.run_folder import FIRST_POOL, ArmFolder, RunFolder
 from sage_dpo.storage import read_json
@@ -21,7 +29,7 @@ def read_measured(folder: str | Path) -> dict[str, dict[str, float]]:
     Arms that have not been trained to their end are left out, so a run under way can be read as well.
 
     Raises:
-        DataError: the folder holds no run.
+        DataError: the folder holds no run, or one of an earlier version.
     """
     run = RunFolder(Path(folder))
     if not run.manifest.is_file():
@@ -31,8 +39,8 @@ def read_measured(folder: str | Path) -> dict[str, dict[str, float]]:
     if FIRST_POOL in stages:
         pool = stages[FIRST_POOL]
         answers = sum(pool.get("verdicts", {}).values())
-        sampled = Costs.from_dict(pool["costs"]).generated_tokens
-        parts[SHARED] = {ROLLOUTS: sampled, VERIFICATION: answers, POOL_PAIRS: pool["pairs"]}
+        sampled = _costs(pool, run).generated_tokens
+        parts[SHARED] = {FIRST_ROLLOUTS: sampled, VERIFICATION: answers, POOL_PAIRS: pool["pairs"]}
     for name, arm in run.arms().items():
         trained = stages.get(arm.stage)
         if trained is None and arm.checkpoints.exists():
@@ -41,13 +49,21 @@ def read_measured(folder: str | Path) -> dict[str, dict[str, float]]:
         if trained is not None:
             infos = [pool.info for pool in arm.refreshes().values() if pool.info.is_file()]
             measured[VERIFICATION] += sum(sum(read_json(info)["verdicts"].values()) for info in infos)
-            costs = Costs.from_dict(trained["costs"])
-            measured |= {REFRESHES: costs.generated_tokens, REFERENCE: costs.reference_tokens}
+            costs = _costs(trained, run)
+            measured |= {REFRESH_ROLLOUTS: costs.generated_tokens, REFERENCE: costs.reference_tokens}
             measured |= {SCORING: costs.scored_tokens, TRAINING: costs.train_tokens}
             measured |= {CANDIDATES: costs.candidate_pairs, TRAINED: costs.kept_pairs}
             measured[REFRESH_COUNT] = trained["refreshes"]
         parts[name] = measured
     return parts
+
+
+def _costs(stage: Mapping[str, Any], run: RunFolder) -> Costs:
+    if "costs" not in stage:
+        raise DataError(
+            f"{run.root} holds a run of an earlier version, without a record of costs; run its recipe again"
+        )
+    return Costs.from_dict(stage["costs"])
 
 
 def _measured_suites(arm: ArmFolder) -> dict[str, float]:

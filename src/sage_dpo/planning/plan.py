@@ -15,11 +15,11 @@ from sage_dpo.planning.hardware import LAYER_CALL_S, Machine
 from sage_dpo.planning.inputs import Inputs, gather_inputs
 from sage_dpo.planning.sampling import Sampler, untrained_setup
 from sage_dpo.planning.stages import (
-    FIRST_POOL,
+    FIRST_ROLLOUTS,
     MIXED_SHARE,
     OCCUPANCY,
     REFERENCE,
-    REFRESHES,
+    REFRESH_ROLLOUTS,
     SCORING,
     TRAINING,
     VERIFICATION_CPU_S,
@@ -115,7 +115,7 @@ def _shared(config: RunConfig, machine: Machine, inputs: Inputs) -> PlanPart:
     sampler = Sampler(config, machine, inputs, untrained_setup(inputs))
     stages = []
     if isinstance(config.pairs, OnPolicyPairSettings):
-        stages.append(sampler.rollouts(FIRST_POOL))
+        stages.append(sampler.rollouts(FIRST_ROLLOUTS))
         stages.append(verification(config, sampled_problems(config, inputs) * config.rollouts.samples))
     if any(config.for_arm(arm).training.probe_steps for arm in config.arms):
         stages.append(sampler.probe())
@@ -135,7 +135,7 @@ def _arm(recipe: RunConfig, name: str, machine: Machine, inputs: Inputs) -> Plan
     sampled = training.refreshes if isinstance(config.pairs, OnPolicyPairSettings) else 0
     answers = suites * (1 + len(at_steps)) + sampled * sampled_problems(config, inputs) * config.rollouts.samples
     stages = [
-        beside.rollouts(REFRESHES).times(sampled),
+        beside.rollouts(REFRESH_ROLLOUTS).times(sampled),
         verification(config, answers),
         *training.stages(),
         beside.probe().times(-(-steps // every) if every else 0),

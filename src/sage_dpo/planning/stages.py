@@ -13,7 +13,12 @@ from sage_dpo.planning.cost import StageCost
 from sage_dpo.planning.inputs import Inputs
 from sage_dpo.planning.pool_size import PoolSize, expected_pool
 
-FIRST_POOL, REFRESHES, PROBE, EVALUATION = "rollouts, first pool", "rollouts, refreshes", "probe", "evaluation"
+FIRST_ROLLOUTS, REFRESH_ROLLOUTS, PROBE, EVALUATION = (
+    "rollouts, first pool",
+    "rollouts, refreshes",
+    "probe",
+    "evaluation",
+)
 VERIFICATION, REFERENCE, SCORING, TRAINING = "verification", "reference", "scoring", "training"
 
 MIXED_SHARE = 0.6

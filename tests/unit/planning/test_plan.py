@@ -12,15 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sage_dpo.config import PolicySettings, RunConfig, load_config
-from sage_dpo.costs import Costs
-from sage_dpo.errors import ConfigError, DataError
-from sage_dpo.planning import Given, find_machine, plan_recipe, read_measured
+from sage_dpo.errors import ConfigError
+from sage_dpo.planning import Given, find_machine, plan_recipe
 from sage_dpo.planning.inputs import Inputs, gather_inputs, read_model_shape
 from sage_dpo.planning.lengths import Lengths
 from sage_dpo.planning.memory import layer_activation_bytes
 from sage_dpo.planning.plan import Plan, PlanPart, make_plan
 from sage_dpo.planning.shape import ModelShape, adapter_parameters
-from sage_dpo.run_folder import FIRST_POOL
 
 ROOT = Path(__file__).parents[3]
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
@@ -281,44 +279,3 @@ def test_adapter_count_is_that_of_peft() -> None:
     layer = 2 * 64 * (64 + 32) + 3 * 64 * 256
     shape = ModelShape(2 * layer + 64 * 64, 2, 64, 64, 32, 64, tied=True)
     assert adapter_parameters(shape, 8) == trained
-
-
-# -- what a run took ---------------------------------------------------------------------------------------------------
-
-
-def make_run(folder: Path) -> Path:
-    """A run folder of one complete arm, one under way, and one that is not trained."""
-    stages = {
-        FIRST_POOL: {"costs": {"generated_tokens": 1000}, "verdicts": {"correct": 3, "wrong": 5}, "pairs": 9},
-        "arms/sage/train": {"costs": Costs(50, 70, 60, 40, candidate_pairs=8, kept_pairs=4).as_dict(), "refreshes": 1},
-    }
-    counts = {"correct": 1, "wrong": 1, "unparseable": 0, "timeout": 0, "error": 0, "generated_tokens": 30}
-    files = {
-        "manifest.json": {"stages": {name: {"seconds": 1.0, "info": info} for name, info in stages.items()}},
-        "arms/sage/refresh-001/info.json": {"verdicts": {"correct": 10, "wrong": 1}},
-        "arms/sage/evaluation/short.json": {"counts": counts},
-        "arms/sage/at-000005/short.json": {"counts": counts},
-        "arms/sage/at-000005/costs.json": {"train_tokens": 20},
-        "arms/dpo_full/checkpoints/clock.json": {},
-        "arms/vanilla/evaluation/short.json": {"counts": counts},
-    }
-    for name, value in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(value))
-    return folder
-
-
-def test_measured_tokens_are_read_from_the_run_folder(tmp_path: Path) -> None:
-    measured = read_measured(make_run(tmp_path))
-    assert measured["first pool"] == {"rollouts, first pool": 1000, "verification": 8, "pairs of a pool": 9}
-    assert measured["sage"] == {
-        "evaluation": 60, "verification": 2 * 2 + 11, "rollouts, refreshes": 40, "reference": 60, "scoring": 70,
-        "training": 50, "candidate pairs": 8, "trained pairs": 4, "refreshes": 1,
-    }  # fmt: skip
-    assert measured["vanilla"] == {"evaluation": 30, "verification": 2}
-    assert "dpo_full" not in measured
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a run folder"):
-        read_measured(tmp_path)
