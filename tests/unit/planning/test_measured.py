@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sage_dpo.costs import Costs
 from sage_dpo.errors import DataError
 from sage_dpo.planning import read_measured
+from sage_dpo.run_folder import FIRST_POOL
 
 
 def make_run(folder: Path) -> Path:
@@ -52,5 +54,5 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_version_is_refused_in_words(tmp_path: Path) -> None:
     manifest = make_run(tmp_path) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"costs"', '"tokens"'))
-    with pytest.raises(DataError, match="of an earlier version.*run its recipe again"):
+    with pytest.raises(DataError, match=r"of an earlier version.*run its recipe again"):
         read_measured(tmp_path)
