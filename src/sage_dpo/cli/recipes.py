@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sage_dpo.cli.options import JsonPath, Quiet, RecipeOverrides, parse_list, parse_overrides, resumable, write_result
-from sage_dpo.config import load_config
+from sage_dpo.config import RunConfig, load_config
 from sage_dpo.config.page import settings_page
 
 RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, see recipes/.")]
@@ -128,5 +128,7 @@ def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a run.")])
 
 
 def settings() -> None:
-    """Print every setting of a recipe with its values, default and meaning, as Markdown."""
-    print(settings_page(), end="")
+    """Print every setting of a recipe and of a study with its values, default and meaning, as Markdown."""
+    from sage_dpo.studies.config import StudyConfig
+
+    print(settings_page(recipe=RunConfig, study=StudyConfig), end="")

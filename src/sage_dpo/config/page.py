@@ -10,14 +10,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sage_dpo.config.recipe import RunConfig
-from sage_dpo.config.section import models_in
+from sage_dpo.config.section import Section, models_in
 
 _HEAD = """\
 # Settings
 
-Every key of a recipe (`recipes/*.yaml`, `sage-dpo run`). Any of them can be set on the command line: `--set
-training.steps=20`, and in the same way in the commands of single stages, which take the sections they need.
+Every key of a recipe (`recipes/*.yaml`, `sage-dpo run`) and of a study file. A recipe's can be set on the command line:
+`--set training.steps=20`, and in the same way in the commands of single stages, which take the sections they need.
 
 `null` is none. This page is printed by `sage-dpo settings`.
 """
@@ -26,18 +25,22 @@ _TYPES = {bool: "`true` or `false`", int: "whole number", float: "number", str: 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
-def settings_page() -> str:
-    """Return the page as Markdown."""
-    return "\n".join([_HEAD, *_tables("", RunConfig, set())])
+def settings_page(**files: type[Section]) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        files: what can be written in each kind of file, by the file's name.
+    """
+    seen: set[type[BaseModel]] = set()
+    return "\n".join([_HEAD, *(line for name, section in files.items() for line in _tables(name, "", section, seen))])
 
 
-def _tables(path: str, section: type[BaseModel], seen: set[type[BaseModel]], depth: int = 1) -> Iterator[str]:
+def _tables(title: str, path: str, section: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[str]:
     """Yield a heading, the section's first line and its table, then those of the sections within."""
     seen.add(section)
     kind = section.model_fields.get("kind")
     variant = f", `kind: {get_args(kind.annotation)[0]}`" if kind else ""
-    if path:
-        yield f"{'#' * depth} `{path}`{variant}\n"
+    yield f"### `{path}`{variant}\n" if path else f"## {title.capitalize()}\n"
     yield f"{(section.__doc__ or '').splitlines()[0]}\n"
     yield _TABLE
     for name, field in section.model_fields.items():
@@ -47,8 +50,8 @@ def _tables(path: str, section: type[BaseModel], seen: set[type[BaseModel]], dep
     for name, field in section.model_fields.items():
         for nested in models_in(field.annotation):
             if nested not in seen:
-                inner = f"{name}.<name>" if get_origin(field.annotation) is dict else name
-                yield from _tables(f"{path}.{inner}" if path else inner, nested, seen, depth + 1)
+                inner = name + {dict: ".<name>", list: "[]"}.get(get_origin(field.annotation), "")
+                yield from _tables(title, f"{path}.{inner}" if path else inner, nested, seen)
 
 
 def values_text(field: FieldInfo) -> str:
@@ -72,7 +75,7 @@ def _type_text(annotation: Any, metadata: Any = ()) -> str:
     if origin is Annotated:
         return _type_text(arguments[0], arguments[1:])
     if models_in(annotation):
-        text = "sections by name" if origin is dict else "section"
+        text = {dict: "sections by name", list: "list of sections"}.get(origin, "section")
         return f"{text} or `null`" if NoneType in arguments else text
     if origin in (Union, UnionType):
         return " or ".join(_type_text(argument, metadata) for argument in arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -129,8 +128,3 @@ def test_ctrl_c_promises_to_continue_only_where_the_command_does(line, place, ad
     monkeypatch.setattr(f"sage_dpo.{place}", interrupt)
     assert command(monkeypatch, line) == 130
     assert capsys.readouterr().err == f"\ninterrupted; {advice}\n"
-
-
-def test_the_settings_page_is_printed(monkeypatch, capsys):
-    assert command(monkeypatch, "settings") == 0
-    assert capsys.readouterr().out == (Path(__file__).parents[3] / "docs" / "settings.md").read_text(encoding="utf-8")
