@@ -15,10 +15,15 @@ from sage_dpo.config.page import default_text, settings_page, values_text
 from sage_dpo.studies.config import StudyConfig
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = [value for value in vars(sage_dpo.config).values() if isinstance(value, type) and issubclass(value, Section)]
+SECTIONS = {
+    value
+    for module in (sage_dpo.config, sage_dpo.studies.config)
+    for value in vars(module).values()
+    if isinstance(value, type) and issubclass(value, Section) and value is not Section
+}
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", sorted(SECTIONS, key=str), ids=lambda section: section.__name__)
 def test_every_setting_is_described(section):
     undescribed = [name for name, field in section.model_fields.items() if not (field.description or "").endswith(".")]
     assert not undescribed

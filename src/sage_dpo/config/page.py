@@ -22,6 +22,7 @@ Every key of a recipe (`recipes/*.yaml`, `sage-dpo run`) and of a study file. A 
 """
 _TABLE = "| key | values | default | meaning |\n|---|---|---|---|"
 _TYPES = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
+_WITHIN: dict[Any, str] = {dict: ".<name>", list: "[]"}
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -50,7 +51,7 @@ def _tables(title: str, path: str, section: type[BaseModel], seen: set[type[Base
     for name, field in section.model_fields.items():
         for nested in models_in(field.annotation):
             if nested not in seen:
-                inner = name + {dict: ".<name>", list: "[]"}.get(get_origin(field.annotation), "")
+                inner = name + _WITHIN.get(get_origin(field.annotation), "")
                 yield from _tables(title, f"{path}.{inner}" if path else inner, nested, seen)
 
 

@@ -15,8 +15,7 @@ from sage_dpo.config import RunConfig
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs.build import build_pairs
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
-from sage_dpo.rollouts.build import build_engine
-from sage_dpo.rollouts.engine import SamplingParams, build_prompts
+from sage_dpo.rollouts import sample_rollouts
 from sage_dpo.rules import success_rate, verdict_counts
 from sage_dpo.run_folder import PoolFolder
 from sage_dpo.selection.source import PoolContents
@@ -81,7 +80,15 @@ class OnPolicySource:
         started = time.perf_counter()
         folder = self._folder(version)
         problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
-        completions = self._sample(model, problems, version)
+        completions = sample_rollouts(
+            problems,
+            self._config.rollouts,
+            model=model,
+            tokenizer=self._tokenizer,
+            seed=self._config.seed,
+            policy_version=version,
+            progress=self._progress,
+        )
         write_records(folder.completions, completions, Completion)
         verdicts = self._verifier.verify(requests_for(problems, completions), progress=self._progress)
         write_records(folder.verdicts, verdicts, Verdict)
@@ -129,23 +136,6 @@ class OnPolicySource:
         """Read back what `refresh` stored."""
         folder = self._folder(version)
         return pool_contents(read_records(folder.pairs, PreferencePair), read_info(folder))
-
-    def _sample(self, model: Any, problems: Sequence[Problem], version: int) -> list[Completion]:
-        settings = self._config.rollouts
-        prompts = build_prompts(
-            problems,
-            self._tokenizer,
-            prompt_template=settings.prompt_template,
-            system_prompt=settings.system_prompt,
-        )
-        engine = build_engine(settings.engine, model=model, tokenizer=self._tokenizer)
-        return engine.sample(
-            prompts,
-            settings=SamplingParams.from_settings(settings),
-            seed=self._config.seed,
-            policy_version=version,
-            progress=self._progress,
-        )
 
 
 def encode_solution(tokenizer: Any, problem: Problem) -> tuple[int, ...]:

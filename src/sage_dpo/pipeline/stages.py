@@ -22,7 +22,7 @@ from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.problems import deduplicate, load_problems, overlap_report
 from sage_dpo.records import Completion, Problem, Verdict
-from sage_dpo.rollouts import SamplingParams, build_engine, build_prompts
+from sage_dpo.rollouts import sample_rollouts
 from sage_dpo.storage import read_records
 
 
@@ -64,12 +64,8 @@ def sample_completions(
     """Sample completions of the problems in a file."""
     tokenizer = load_tokenizer(policy)
     problems = load_problems(path, fields=fields).problems
-    prompts = build_prompts(
-        problems, tokenizer, prompt_template=rollouts.prompt_template, system_prompt=rollouts.system_prompt
-    )
-    is_served = isinstance(rollouts.engine, ServerEngineSettings)
-    engine = build_engine(rollouts.engine, model=None if is_served else load_model(policy), tokenizer=tokenizer)
-    return engine.sample(prompts, settings=SamplingParams.from_settings(rollouts), seed=seed, progress=progress)
+    model = None if isinstance(rollouts.engine, ServerEngineSettings) else load_model(policy)
+    return sample_rollouts(problems, rollouts, model=model, tokenizer=tokenizer, seed=seed, progress=progress)
 
 
 def combine_completions(

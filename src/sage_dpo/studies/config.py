@@ -10,49 +10,42 @@ from pydantic import Field, model_validator
 from sage_dpo.config import ArmSettings, Section, parse_yaml, validate
 from sage_dpo.errors import ConfigError
 
+_NAME = r"^\w[\w.-]*$"
+
 Outcome = str
 """`arm`, or `arm:step` for what it could do after `step` optimizer steps; `condition/arm` reaches into a condition."""
 
 
-class Condition(Section):
-    """One value of what varies over all arms together: policy, amount of data, noise.
+class ConditionSettings(Section):
+    """One value of what varies over all arms together: policy, amount of data, noise."""
 
-    Attributes:
-        name: of the folder and of the table's row.
-        x: place on the plot's axis; `None` if the conditions have no order.
-        set: overrides of the recipe, dotted keys as in `sage-dpo run --set`.
-        arms: the arms that take part; `None` is all of them.
-    """
-
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    x: float | None = None
-    set: dict[str, Any] = Field(default_factory=dict)
-    arms: list[str] | None = None
+    name: str = Field(pattern=_NAME, description="Name of the folder and of the table's row.")
+    x: float | None = Field(None, description="Place on the plot's axis; none if the conditions have no order.")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="Overrides of the recipe, dotted keys as in `sage-dpo run --set`."
+    )
+    arms: list[str] | None = Field(None, description="The arms that take part; none is all of them.")
 
 
 ArmKey = Annotated[str, Field(pattern=r"^(selection|pool|training)\.\w+$")]
 """A setting that an arm can have for itself, as `training.learning_rate`."""
 
 
-class Sweep(Section):
-    """One key of some arms, over several values: arm `sage` becomes `sage@0.25`, `sage@0.5`, ...
+class SweepSettings(Section):
+    """One key of some arms, over several values: arm `sage` becomes `sage@0.25`, `sage@0.5`, ..."""
 
-    Attributes:
-        key: dotted, in an arm's section: `training.learning_rate`, `selection.keep_ratio`, `pool.refresh_steps`.
-        values: numbers.
-        arms: which arms are swept; the others stay as they are.
-        label: the axis of the plot.
-        linked: further keys that go along, each with one value for each of `values`.
-    """
-
-    key: ArmKey
-    values: Annotated[list[float], Field(min_length=1)]
-    arms: Annotated[list[str], Field(min_length=1)]
-    label: str = ""
-    linked: dict[ArmKey, list[float]] = Field(default_factory=dict)
+    key: ArmKey = Field(
+        description="Dotted, in an arm's section, as `training.learning_rate` or `selection.keep_ratio`."
+    )
+    values: list[float] = Field(min_length=1, description="Numbers that it takes.")
+    arms: list[str] = Field(min_length=1, description="Which arms are swept; the others stay as they are.")
+    label: str = Field("", description="Axis of the plot.")
+    linked: dict[ArmKey, list[float]] = Field(
+        default_factory=dict, description="Further keys that go along, each with one value for each of `values`."
+    )
 
     @model_validator(mode="after")
-    def _check(self) -> Sweep:
+    def _check(self) -> SweepSettings:
         uneven = {key: len(values) for key, values in self.linked.items() if len(values) != len(self.values)}
         if uneven:
             raise ValueError(f"linked gives {uneven} values for {len(self.values)} of {self.key}; give as many")
@@ -63,40 +56,39 @@ Analysis = Literal["selection_quality", "gradient_noise", "time_to_quality", "tu
 
 
 class StudyConfig(Section):
-    """A study, validated.
+    """A study, validated."""
 
-    Attributes:
-        name: of its folder and files.
-        title: heading of its table.
-        recipe: path of the recipe, relative to the study file.
-        seeds: each gives every arm its own problems, rollouts and order of pairs; the policy and suites are the same.
-        set: overrides of the recipe for all runs.
-        arms: added to the recipe's arms, or changing those of the same name key by key; `null` removes one.
-        conditions: what varies over all arms together.
-        sweep: what varies within some arms.
-        axis: label of the conditions' axis.
-        comparisons: name -> role -> outcome; the first role is compared with each other one, paired by seed.
-            Empty: the subject with every other.
-        analyses: further questions, each with a table of its own.
-        reference: the arm whose best probe accuracy `time_to_quality` is about.
-        subject: the arm that is compared with every other; `None` is the recipe's.
-    """
-
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    title: str
-    recipe: str
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    set: dict[str, Any] = Field(default_factory=dict)
-    arms: dict[str, ArmSettings | None] = Field(default_factory=dict)
-    conditions: Annotated[list[Condition], Field(min_length=1)] = Field(
-        default_factory=lambda: [Condition(name="base")]
+    name: str = Field(pattern=_NAME, description="Name of its folder and files.")
+    title: str = Field(description="Heading of its table.")
+    recipe: str = Field(description="Path of the recipe, relative to the study file.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1,
+        description="Each gives every arm its own problems, rollouts and order of pairs; the suites are the same.",
     )
-    sweep: Sweep | None = None
-    axis: str = ""
-    comparisons: dict[str, dict[str, Outcome]] = Field(default_factory=dict)
-    analyses: list[Analysis] = Field(default_factory=list)
-    reference: str = "dpo_full"
-    subject: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict, description="Overrides of the recipe for all runs.")
+    arms: dict[str, ArmSettings | None] = Field(
+        default_factory=dict,
+        description="Added to the recipe's arms, or changing those of the same name key by key; `null` removes one.",
+    )
+    conditions: list[ConditionSettings] = Field(
+        default_factory=lambda: [ConditionSettings(name="base")],
+        min_length=1,
+        description="What varies over all arms together.",
+    )
+    sweep: SweepSettings | None = Field(None, description="What varies within some arms.")
+    axis: str = Field("", description="Label of the conditions' axis.")
+    comparisons: dict[str, dict[str, Outcome]] = Field(
+        default_factory=dict,
+        description="Name -> role -> outcome; the first role is compared with each other one, paired by seed. Empty: "
+        "the subject with every other.",
+    )
+    analyses: list[Analysis] = Field(
+        default_factory=list,
+        description="Further questions, each with a table of its own: `selection_quality`, `gradient_noise`, "
+        "`time_to_quality`, `tuning`.",
+    )
+    reference: str = Field("dpo_full", description="The arm whose best probe accuracy `time_to_quality` is about.")
+    subject: str | None = Field(None, description="The arm that is compared with every other; none is the recipe's.")
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:

@@ -16,7 +16,7 @@ from sage_dpo.config import (
 )
 from sage_dpo.errors import ConfigError, RunFolderError
 from sage_dpo.run_folder import RunFolder
-from sage_dpo.studies.config import Condition, StudyConfig, Sweep
+from sage_dpo.studies.config import ConditionSettings, StudyConfig, SweepSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StudyRun:
         arms: for every arm of the recipe, the arm it stems from and the value swept, or `None`.
     """
 
-    condition: Condition
+    condition: ConditionSettings
     seed: int
     config: RunConfig
     arms: dict[str, tuple[str, float | None]]
@@ -130,7 +130,7 @@ def _check_analyses(study: StudyConfig, runs: list[StudyRun]) -> None:
         raise ConfigError(f"study {study.name!r}: tuning needs a sweep")
 
 
-def _run(study: StudyConfig, recipe: Path, condition: Condition, seed: int) -> StudyRun:
+def _run(study: StudyConfig, recipe: Path, condition: ConditionSettings, seed: int) -> StudyRun:
     overrides = {**study.set, **condition.set, "name": f"{study.name}-{condition.name}-{seed}", "seed": seed}
     base = load_config(recipe, overrides)
     arms = {**base.arms, **{name: _merged(base.arms.get(name), arm) for name, arm in study.arms.items()}}
@@ -167,7 +167,7 @@ def _merged(arm: ArmSettings | None, changes: ArmSettings | None) -> ArmSettings
     return arm.model_copy(update=merged)
 
 
-def _swept(arm: ArmSettings, sweep: Sweep | None, value: float) -> ArmSettings:
+def _swept(arm: ArmSettings, sweep: SweepSettings | None, value: float) -> ArmSettings:
     assert sweep is not None
     row = sweep.values.index(value)
     for dotted, number in {sweep.key: value, **{key: values[row] for key, values in sweep.linked.items()}}.items():

@@ -14,7 +14,7 @@ from sage_dpo.report.study import write_study_report
 from sage_dpo.storage import read_json, write_json
 from sage_dpo.studies.analyses import kept_by_cause, selection_quality, time_to_quality, tuning
 from sage_dpo.studies.comparisons import arm_values, as_dict, compare
-from sage_dpo.studies.config import Condition, StudyConfig, load_study
+from sage_dpo.studies.config import ConditionSettings, StudyConfig, load_study
 from sage_dpo.studies.execute import execute
 from sage_dpo.studies.gradient_noise import gradient_noise
 from sage_dpo.studies.grid import StudyRun, expand
@@ -87,7 +87,7 @@ def write_results(study: StudyConfig, runs: Sequence[StudyRun], root: Path, *, s
 
 
 def _condition(
-    study: StudyConfig, condition: Condition, configs: Mapping[int, RunConfig], everything: Sequence[ArmOutcome]
+    study: StudyConfig, condition: ConditionSettings, configs: Mapping[int, RunConfig], everything: Sequence[ArmOutcome]
 ) -> dict[str, Any]:
     """Return what one condition says; its comparisons may reach into the others, so all outcomes are given."""
     seeds = list(configs)

@@ -10,7 +10,6 @@ import pytest
 
 from sage_dpo.config import RunConfig, validate
 from sage_dpo.errors import EmptyPoolError
-from sage_dpo.pipeline import on_policy
 from sage_dpo.pipeline.on_policy import OnPolicySource, problems_of_pool, read_info
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict, VerdictKind
 from sage_dpo.rollouts.engine import RolloutPrompt
@@ -69,7 +68,7 @@ class Grader:
 @pytest.fixture
 def source(tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a source for problems with these answers, whose pools are kept in `tmp_path`."""
-    monkeypatch.setattr(on_policy, "build_engine", lambda *_, **__: Engine())
+    monkeypatch.setattr("sage_dpo.rollouts.build.build_engine", lambda *_, **__: Engine())
 
     def make(*answers: str) -> OnPolicySource:
         config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}})

@@ -15,7 +15,7 @@ import pytest
 
 from sage_dpo.config import RunConfig, load_config, validate
 from sage_dpo.errors import RunFolderError, SageError
-from sage_dpo.studies.config import Condition
+from sage_dpo.studies.config import ConditionSettings
 from sage_dpo.studies.execute import execute
 from sage_dpo.studies.grid import StudyRun
 
@@ -39,7 +39,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_run(name: str, seed: int = 0) -> StudyRun:
     config = validate(RunConfig, {"name": name, "seed": seed, "problems": {"kind": "gym"}})
-    return StudyRun(Condition(name=name), seed, config, {"sage": ("sage", None)})
+    return StudyRun(ConditionSettings(name=name), seed, config, {"sage": ("sage", None)})
 
 
 def started(root: Path) -> list[str]:
