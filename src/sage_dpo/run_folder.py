@@ -205,3 +205,36 @@ class RunFolder:
             return []
         lines = old.splitlines()
         return [line.strip() for line in config_text.splitlines() if line not in lines] or ["keys removed"]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study's folder: its runs, named `<condition>/seed-N`, and what they say together."""
+
+    root: Path
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.root / name)
+
+    def recipe(self, name: str) -> Path:
+        """The recipe of a run."""
+        return self.root / f"{name}.yaml"
+
+    def log(self, name: str) -> Path:
+        """What a run printed."""
+        return self.root / f"{name}.log"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.json"
+
+    @property
+    def table(self) -> Path:
+        return self.root / "table.md"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "index.html"
+
+    def plot(self, name: str) -> Path:
+        return self.root / "plots" / f"{name}.svg"

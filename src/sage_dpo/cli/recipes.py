@@ -26,12 +26,13 @@ def run(
     config = load_config(recipe, parse_overrides(set_))
     from sage_dpo.pipeline.run import run as run_recipe
     from sage_dpo.report import format_table
+    from sage_dpo.run_folder import RunFolder
     from sage_dpo.storage import read_json
 
-    folder = run_recipe(config, output=output, fresh=fresh, progress=not quiet)
-    print(format_table(read_json(folder / "summary.json")))
-    print(f"report:  {folder / 'report' / 'index.html'}")
-    print(f"summary: {folder / 'summary.json'}")
+    folder = RunFolder(run_recipe(config, output=output, fresh=fresh, progress=not quiet))
+    print(format_table(read_json(folder.summary)))
+    print(f"report:  {folder.page}")
+    print(f"summary: {folder.summary}")
 
 
 @resumable()
@@ -46,17 +47,17 @@ def study(
 ) -> None:
     """Run a grid of arms, conditions and seeds, and write one table, one JSON and the plots."""
     from sage_dpo.report.study import format_study
+    from sage_dpo.run_folder import StudyFolder
     from sage_dpo.storage import read_json
     from sage_dpo.studies.study import run_study
 
     chosen = None if seeds is None else parse_list("--seeds", seeds, int, "1,2,3")
-    folder = run_study(
-        recipe, output=output, workers=workers, seeds=chosen, report_only=report_only, progress=not quiet
-    )
-    result = read_json(folder / "results.json")
+    root = run_study(recipe, output=output, workers=workers, seeds=chosen, report_only=report_only, progress=not quiet)
+    folder = StudyFolder(root)
+    result = read_json(folder.results)
     print(format_study(result))
-    print(f"report:  {folder / 'index.html'}")
-    print(f"results: {folder / 'results.json'}")
+    print(f"report:  {folder.page}")
+    print(f"results: {folder.results}")
     write_result(json_path, result)
 
 

@@ -13,6 +13,7 @@ from sage_dpo.report.study_plots import study_plots
 from sage_dpo.report.study_tables import StudyResult, study_tables
 from sage_dpo.report.tables import render_markdown, render_plain
 from sage_dpo.report.template import render_template
+from sage_dpo.run_folder import StudyFolder
 from sage_dpo.storage import read_json, write_text
 
 _SEEDS_NOTE = (
@@ -23,17 +24,16 @@ _SEEDS_NOTE = (
 
 def write_study_report(root: Path) -> Path:
     """Write `table.md`, `index.html` and the plots as SVG of a folder that holds `results.json`; return the page."""
-    result = read_json(root / "results.json")
-    write_text(root / "table.md", study_markdown(result))
+    folder = StudyFolder(root)
+    result = read_json(folder.results)
+    write_text(folder.table, study_markdown(result))
     plots = study_plots(result)
     for plot in plots:
         for number, panel in enumerate(plot.panels):
             name = re.sub(r"\W+", "-", plot.title.split(":")[0].lower()).strip("-")  # an axis may hold any sign
-            write_text(root / "plots" / f"{name}-{number}.svg", _standalone(panel))
-    write_text(
-        root / "index.html", render_template("study.html", result=result, tables=study_tables(result), plots=plots)
-    )
-    return root / "index.html"
+            write_text(folder.plot(f"{name}-{number}"), _standalone(panel))
+    write_text(folder.page, render_template("study.html", result=result, tables=study_tables(result), plots=plots))
+    return folder.page
 
 
 def format_study(result: StudyResult) -> str:

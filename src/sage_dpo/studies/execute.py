@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sage_dpo.errors import SageError
+from sage_dpo.run_folder import StudyFolder
 from sage_dpo.storage import write_text
 from sage_dpo.studies.grid import StudyRun
 
@@ -85,12 +86,12 @@ def _on_sigterm(stopped: list[int]) -> Any:
 
 
 def _start(run: StudyRun, root: Path, workers: int) -> subprocess.Popen[bytes]:
-    folder = run.folder(root).root
-    recipe = folder.with_name(f"{folder.name}.yaml")
+    study = StudyFolder(root)
+    recipe, folder = study.recipe(run.id), study.run(run.id).root
     write_text(recipe, run.recipe)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // workers))
     command = [sys.executable, "-m", "sage_dpo", "run", str(recipe), "--output", str(folder), "--quiet"]
-    with folder.with_name(f"{folder.name}.log").open("ab") as log:
+    with study.log(run.id).open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": threads}
         )
@@ -105,7 +106,7 @@ _REMEDY = "Mend the cause and run the same command again to continue."
 
 
 def _explain(run: StudyRun, code: int, root: Path) -> str:
-    log = root / f"{run.id}.log"
+    log = StudyFolder(root).log(run.id)
     text = log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
     how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
     return f"run {run.id} {how}; {log} ends with:\n{text or '(nothing)'}"

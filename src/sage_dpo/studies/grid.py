@@ -15,7 +15,7 @@ from sage_dpo.config import (
     validate,
 )
 from sage_dpo.errors import ConfigError, RunFolderError
-from sage_dpo.run_folder import RunFolder
+from sage_dpo.run_folder import RunFolder, StudyFolder
 from sage_dpo.studies.config import ConditionSettings, StudyConfig, SweepSettings
 
 
@@ -46,7 +46,7 @@ class StudyRun:
 
     def folder(self, root: Path) -> RunFolder:
         """Return the run's folder in that of the study."""
-        return RunFolder(root / self.id)
+        return StudyFolder(root).run(self.id)
 
     def is_complete(self, root: Path) -> bool:
         """Return whether the run has its summary; an unfinished run of the same recipe can be continued.

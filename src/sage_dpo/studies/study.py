@@ -11,6 +11,7 @@ from sage_dpo.core.statistics import seed_interval
 from sage_dpo.costs import COSTS
 from sage_dpo.errors import DataError
 from sage_dpo.report.study import write_study_report
+from sage_dpo.run_folder import StudyFolder
 from sage_dpo.storage import read_json, write_json
 from sage_dpo.studies.analyses import kept_by_cause, selection_quality, time_to_quality, tuning
 from sage_dpo.studies.comparisons import arm_values, as_dict, compare
@@ -81,7 +82,7 @@ def write_results(study: StudyConfig, runs: Sequence[StudyRun], root: Path, *, s
         **first,
         "conditions": others,
     }
-    write_json(root / "results.json", result)
+    write_json(StudyFolder(root).results, result)
     write_study_report(root)
     return root
 
