@@ -112,9 +112,8 @@ def segment_arguments(model: nn.Module, segments: Sequence[Segment], device: tor
         device: of the model's input.
     """
     lengths, prefixes = (np.array(column, dtype=np.int64) for column in list(zip(*segments, strict=True))[:2])
-    packed = packing_arguments(lengths, device)
     if supports_packing(model) and not prefixes.any():
-        return packed
+        return packing_arguments(lengths, device)
     attention = _attention_of(model)
     _wrap_attention(attention)
     starts = np.cumsum(lengths) - lengths
@@ -128,7 +127,7 @@ def segment_arguments(model: nn.Module, segments: Sequence[Segment], device: tor
     own = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
     index = [np.concatenate([own[s.origin][: s.prefix], here]) for s, here in zip(segments, own, strict=True)]
     keys = packing_arguments(lengths + prefixes, device)
-    return packed | {
+    return packing_arguments(lengths, device) | {
         "position_ids": position_ids,
         "cu_seq_lens_k": keys["cu_seq_lens_k"],
         "max_length_k": keys["max_length_k"],
