@@ -93,9 +93,12 @@ def locked(root: Path) -> Iterator[None]:
     """Hold a folder, created if needed, against other processes that want to write it.
 
     Raises:
-        RunFolderError: another process holds it.
+        RunFolderError: another process holds it, or a file of that name is in the way.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunFolderError(f"{root} is, or lies below, a file; give a folder as `--output`") from None
     lock = FileLock(root / _LOCK, timeout=0)
     try:
         lock.acquire()

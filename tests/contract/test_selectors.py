@@ -442,3 +442,12 @@ def test_columns_of_pairs_are_the_halves_of_those_of_their_completions() -> None
     assert scores.ref_chosen_logps is scores.ref_rejected_logps is None
     referred = CandidateScores.of_completions(logps, lengths, informativeness, ref_logps=logps - 1)
     assert (list(referred.ref_chosen_logps), list(referred.ref_rejected_logps)) == ([-2.0, -3.0], [-4.0, -5.0])
+
+
+def test_a_ranking_of_another_length_is_refused() -> None:
+    class Short(Selector):
+        def rank(self, candidates: Candidates) -> Ranking:
+            return Ranking(priority=np.zeros(candidates.count - 1))
+
+    with pytest.raises(ValueError, match=r"gave priorities shaped \(23,\) to 24 candidates"):
+        choose(Short(variant()), make_scores(), 9, None)

@@ -73,3 +73,10 @@ def test_only_a_run_is_discarded_and_then_it_is_gone(tmp_path):
     opened(tmp_path / "run")
     discard(tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RunFolderError, match="give a folder"), locked(place):
+            pass

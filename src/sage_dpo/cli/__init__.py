@@ -61,8 +61,8 @@ def main() -> None:
     except SageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except Resumable:
-        _leave("run the same command again to continue")
+    except Resumable as stop:
+        _leave(str(stop))
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
             raise

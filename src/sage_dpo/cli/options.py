@@ -106,11 +106,11 @@ class Resumable(BaseException):
 
 
 @contextmanager
-def resumable(is_kept: bool = True) -> Iterator[None]:
-    """Let Ctrl-C inside tell that the same command goes on where it stopped, if its work is kept."""
+def resumable(is_kept: bool = True, *, how: str = "run the same command again to continue") -> Iterator[None]:
+    """Let Ctrl-C inside tell how the command goes on where it stopped, if its work is kept."""
     try:
         yield
     except KeyboardInterrupt:
         if not is_kept:
             raise
-        raise Resumable from None
+        raise Resumable(how) from None

@@ -29,7 +29,9 @@ def run(
     from sage_dpo.run_folder import RunFolder
     from sage_dpo.storage import read_json
 
-    folder = RunFolder(run_recipe(config, output=output, fresh=fresh, progress=not quiet))
+    how = "run the same command without --fresh to continue" if fresh else "run the same command again to continue"
+    with resumable(how=how):
+        folder = RunFolder(run_recipe(config, output=output, fresh=fresh, progress=not quiet))
     print(format_table(read_json(folder.summary)))
     print(f"report:  {folder.page}")
     print(f"summary: {folder.summary}")

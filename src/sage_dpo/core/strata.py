@@ -12,8 +12,6 @@ from sage_dpo.records import Stratum
 STRATA: tuple[Stratum, ...] = (Stratum.EASY, Stratum.MEDIUM, Stratum.HARD)
 """Code -> stratum; a stratum's code is its place here, and schedule weights are written in this order."""
 
-CODES: dict[Stratum, int] = {stratum: code for code, stratum in enumerate(STRATA)}
-
 _TOLERANCE = 1e-6  # a float32 column stores 7/10 as 0.69999999, also when read as float64; it still means 0.7
 
 

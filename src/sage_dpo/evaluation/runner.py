@@ -27,7 +27,7 @@ from sage_dpo.evaluation.suites import BENCHMARKS, GREEDY
 from sage_dpo.records import Problem, Verdict
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_prompts
-from sage_dpo.verification import VerificationRequest, requests_for
+from sage_dpo.verification import RULES, VerificationRequest, requests_for
 
 
 class Grader(Protocol):
@@ -194,7 +194,7 @@ def _key(
         "problems": _problems_sha256(problems),
         "sampling": asdict(sampling),
         "seed": 0 if sampling.is_greedy else seed,
-        "grader": f"sage-dpo {__version__}, math-verify {version('math-verify')}",
+        "grader": f"sage-dpo {__version__}, rules {RULES}, math-verify {version('math-verify')}",
         "prompt_template": rollouts.prompt_template,
         "system_prompt": rollouts.system_prompt,
         "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),

@@ -142,7 +142,13 @@ def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, dict[str, Any]]]:
         )
     from datasets import load_dataset
 
-    rows = load_dataset(benchmark.hub_id, benchmark.hub_config, split="test", revision=benchmark.hub_revision)
+    try:
+        rows = load_dataset(benchmark.hub_id, benchmark.hub_config, split="test", revision=benchmark.hub_revision)
+    except (OSError, ValueError) as error:  # what a hub that is out of reach, or a cache without it, comes to
+        raise DataError(
+            f"{benchmark.name} cannot be loaded from the hub: {str(error).splitlines()[0]}; give a folder with "
+            f"{benchmark.name}.jsonl (evaluation.suites.data, or --data)"
+        ) from None
     problem, answer = benchmark.hub_fields
     for number, row in enumerate(rows, start=1):
         solution, _, final = row[answer].rpartition("####")

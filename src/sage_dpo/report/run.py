@@ -105,6 +105,8 @@ def read_run(root: str | Path) -> RunData:
     folder = RunFolder(Path(root))
     if not folder.has_parts:
         raise DataError(f"{root} is not a run folder: no manifest.json, summary.json or arms/; give runs/<name>")
+    if not folder.first_pool.root.is_dir() and (folder.root / "initial").is_dir():
+        raise DataError(f"{root} was made by an earlier version of sage-dpo, which named its files otherwise")
     missing: list[str] = []
     config, config_text = _read_config(folder.config, missing)
     manifest = _read_optional(folder.manifest, missing, "versions and stage times are unknown")

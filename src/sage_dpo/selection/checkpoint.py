@@ -47,6 +47,12 @@ def load_state(folder: str | Path) -> dict[str, Any]:
             "resume from one that was (save_only_model must be off), or start anew"
         )
     state: dict[str, Any] = read_json(folder / _STATE)
+    absent = [file for file in _TABLES.values() if not (folder / file).is_file()]
+    if absent or "exclusions" not in state:
+        raise RunFolderError(
+            f"checkpoint {folder} lacks {', '.join(absent) or 'the exclusions'}: it is damaged, or an earlier version "
+            "of sage-dpo wrote it; resume from another one, or start anew"
+        )
     state["success_rates"] = np.load(folder / _RATES) if (folder / _RATES).is_file() else None
     for name, file in _TABLES.items():
         with np.load(folder / file) as table:

@@ -32,9 +32,12 @@ class CandidateLog:
         self._folder = Path(folder) if folder is not None else None
         self._rows: list[PairScore] = []
 
+    @property
+    def is_on(self) -> bool:
+        return self._folder is not None
+
     def add(self, rows: list[PairScore]) -> None:
-        if self._folder is not None:
-            self._rows.extend(rows)
+        self._rows.extend(rows)
 
     def flush(self) -> None:
         """Write the buffered rows, if any."""

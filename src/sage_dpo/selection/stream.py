@@ -143,10 +143,12 @@ class CandidateStream:
         rng = np.random.Generator(np.random.Philox(key))
         candidates = Candidates(len(draw.indices), rng, scores, draw.strata)
         selection = self.selector.select(candidates, self.settings.keep)
-        batch = self._batch(columns, selection.kept, microbatches, step)
+        batch, trained = self._batch(columns, selection.kept, microbatches, step)
+        selection = replace(selection, kept=selection.kept[trained])
         self.counts.candidate_pairs += len(draw.indices)
         metrics |= selection_metrics(draw, selection, self.counts)
-        self.log.add(candidate_records(columns, draw, selection, step=step, pool_version=self.pool.version))
+        if self.log.is_on:
+            self.log.add(candidate_records(columns, draw, selection, step=step, pool_version=self.pool.version))
         return replace(batch, metrics=metrics)
 
     def refresh(self, model: Any, *, step: int) -> Metrics:
@@ -221,18 +223,20 @@ class CandidateStream:
 
     # -- parts of a step -------------------------------------------------------------------------------------------
 
-    def _batch(self, columns: Columns, kept: NDArray[np.int64], microbatches: int, step: int) -> StepBatch:
-        """Give the kept pairs their reference log-probabilities and deal them out."""
+    def _batch(
+        self, columns: Columns, kept: NDArray[np.int64], microbatches: int, step: int
+    ) -> tuple[StepBatch, NDArray[np.int64]]:
+        """Give the kept pairs their reference log-probabilities and deal them out; also return which are trained on."""
         pairs: Columns = {name: [columns[name][i] for i in kept] for name in TOKEN_COLUMNS}
         lengths = np.array([2 * len(p) + len(c) + len(r) for p, c, r in zip(*pairs.values(), strict=True)])
         dealt = deal_microbatches(lengths, count=microbatches, processes=self.settings.processes)
         reference = self.scorer.reference_logps(as_completions(pairs))
         check_finite(reference, pairs, "reference", step)
         pairs["ref_chosen_logps"], pairs["ref_rejected_logps"] = (half.tolist() for half in np.split(reference, 2))
-        trained = np.concatenate([m.rows for process in dealt for m in process])
+        trained = np.sort(np.concatenate([m.rows for process in dealt for m in process]))
         self.counts.trained += int(lengths[trained].sum())
         self.counts.trained_pairs += len(trained)
-        return StepBatch(dealt[self.settings.process], pairs, {})
+        return StepBatch(dealt[self.settings.process], pairs, {}), trained
 
     def _usable(self, contents: PoolContents) -> PoolContents:
         """Leave out, and count, new pairs that could not be trained on whole."""
@@ -261,11 +265,9 @@ class CandidateStream:
 
     def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
         self._success_rates = rates if self.settings.pool.stratified else None
-        self._pool = CandidatePool(
-            len(self.pairs),
-            self._success_rates,
-            settings=self.settings.pool,
-            seed=self.settings.seed,
-            version=version,
-            competence=competence,
-        )
+        arguments: dict[str, Any] = {"version": version, "competence": competence}
+        if self._pool is None:
+            settings, seed = self.settings.pool, self.settings.seed
+            self._pool = CandidatePool(len(self.pairs), self._success_rates, settings=settings, seed=seed, **arguments)
+        else:
+            self._pool.refresh(len(self.pairs), self._success_rates, **arguments)

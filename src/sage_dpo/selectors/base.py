@@ -58,7 +58,8 @@ class Selector:
 
         Within strata or over the batch (`settings.cut`). Equal priorities go to the lower margin, then to the lower
         index. With `settings.cut_temperature` the kept are drawn in proportion to exp(priority / temperature); with
-        `settings.random_share` that part of the places is filled at random from the rest.
+        `settings.random_share` that part of the places is filled at random from the rest. A ranking without margins is
+        cut by priority alone.
 
         Raises:
             ValueError: not 1 <= keep <= N; errors of `rank`.
@@ -68,6 +69,11 @@ class Selector:
                 f"keep is {keep} of {candidates.count} candidates, expected 1 <= keep <= count; check the keep fraction"
             )
         ranking = self.rank(candidates)
+        if ranking.priority.shape != (candidates.count,):
+            raise ValueError(
+                f"selector {self.settings.selector!r} gave priorities shaped {ranking.priority.shape} to "
+                f"{candidates.count} candidates; return one for each"
+            )
         codes = candidates.strata if self.settings.cut == "stratum" else None
         if ranking.margin is None:
             return Selection(select_top(ranking.priority, keep, strata=codes), ranking)

@@ -87,7 +87,11 @@ class StudyConfig(Section):
         description="Further questions, each with a table of its own: `selection_quality`, `gradient_noise`, "
         "`time_to_quality`, `tuning`.",
     )
-    reference: str = Field("dpo_full", description="The arm whose best probe accuracy `time_to_quality` is about.")
+    reference: str | None = Field(
+        None,
+        description="The arm whose best probe accuracy `time_to_quality` is about, and whose policy `gradient_noise` "
+        "is measured at, beside the untuned one. Only these two need it.",
+    )
     subject: str | None = Field(None, description="The arm that is compared with every other; none is the recipe's.")
 
     @model_validator(mode="after")

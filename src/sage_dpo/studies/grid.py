@@ -55,8 +55,8 @@ class StudyRun:
             RunFolderError: the folder holds a run of another recipe, so the study has changed since.
         """
         folder = self.folder(root)
-        changes = folder.changes(self.recipe) if folder.config.is_file() else []
-        if changes:
+        if folder.config.is_file() and load_config(folder.config).model_dump() != self.config.model_dump():
+            changes = folder.changes(self.recipe)
             raise RunFolderError(
                 f"{folder.root} holds a run of another recipe than the study now has (changed: "
                 f"{'; '.join(changes[:5])}); give another `--output`, or move that folder away to run it again"

@@ -119,7 +119,7 @@ def _condition(
         "arms": arms,
         "comparisons": compare(study, everything, seeds, condition.name, config.subject_arm),
     }
-    if "time_to_quality" in study.analyses:
+    if "time_to_quality" in study.analyses and study.reference:
         result["time_to_quality"] = time_to_quality(
             outcomes, seeds, reference=study.reference, subject=config.subject_arm
         )
@@ -128,7 +128,7 @@ def _condition(
     if "selection_quality" in study.analyses:
         result["selection_quality"] = selection_quality(outcomes)
         result["kept_by_cause"] = kept_by_cause(outcomes)
-    if "gradient_noise" in study.analyses:
+    if "gradient_noise" in study.analyses and study.reference:
         result["gradient_noise"] = gradient_noise(outcomes, configs, study.reference)
     return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -13,24 +13,16 @@ from sage_dpo.errors import ConfigError
 
 _Section = TypeVar("_Section", bound=BaseModel)
 _SECTIONS = (SelectorSettings, PoolSettings, ScoringSettings)
-_LISTS = {"schedule_start": list[float] | None, "schedule_end": list[float] | None}
-"""Types that `HfArgumentParser` can read from a command line, in place of tuples."""
 
 
-def _fields(*sections: type[BaseModel]) -> list[tuple[str, Any, Any]]:
-    """Return the sections' settings as fields of a dataclass: name, type, default and help."""
-    settings = [item for section in sections for item in section.model_fields.items()]
-    return [
-        (name, _LISTS.get(name, info.annotation), field(default=info.default, metadata={"help": info.description}))
-        for name, info in settings
-    ]
-
-
-_Settings: Any = make_dataclass("_Settings", _fields(*_SECTIONS))
+def _setting(section: type[BaseModel], name: str) -> Any:
+    """Return a dataclass field with the default and the help that the section states."""
+    info = section.model_fields[name]
+    return field(default=info.default, metadata={"help": info.description})
 
 
 @dataclass
-class SAGEConfig(_Settings, DPOConfig):
+class SAGEConfig(DPOConfig):
     """Arguments of `SAGETrainer`.
 
     `per_device_train_batch_size x gradient_accumulation_steps x processes` pairs are *trained on* per optimizer step,
@@ -48,6 +40,33 @@ class SAGEConfig(_Settings, DPOConfig):
     `log_candidates` writes every candidate's numbers to `output_dir/candidates/*.parquet` (`PairScore` records).
     """
 
+    selector: str = _setting(SelectorSettings, "selector")
+    keep_ratio: float = _setting(SelectorSettings, "keep_ratio")
+    margin: str = _setting(SelectorSettings, "margin")
+    margin_temperature: float = _setting(SelectorSettings, "margin_temperature")
+    implicit_beta: float | None = _setting(SelectorSettings, "implicit_beta")
+    damping: float = _setting(SelectorSettings, "damping")
+    length_normalized: bool = _setting(SelectorSettings, "length_normalized")
+    use_gradient_signal: bool = _setting(SelectorSettings, "use_gradient_signal")
+    use_curvature: bool = _setting(SelectorSettings, "use_curvature")
+    use_informativeness: bool = _setting(SelectorSettings, "use_informativeness")
+    label_noise: float = _setting(SelectorSettings, "label_noise")
+    label_confidence: float = _setting(SelectorSettings, "label_confidence")
+    cut_temperature: float = _setting(SelectorSettings, "cut_temperature")
+    random_share: float = _setting(SelectorSettings, "random_share")
+    boundary_width: float = _setting(SelectorSettings, "boundary_width")
+    cut: str = _setting(SelectorSettings, "cut")
+    stratified: bool = _setting(PoolSettings, "stratified")
+    easy_min: float = _setting(PoolSettings, "easy_min")
+    hard_max: float = _setting(PoolSettings, "hard_max")
+    schedule_start: list[float] | None = _setting(PoolSettings, "schedule_start")
+    schedule_end: list[float] | None = _setting(PoolSettings, "schedule_end")
+    schedule_by: str = _setting(PoolSettings, "schedule_by")
+    competence_start: float = _setting(PoolSettings, "competence_start")
+    competence_target: float = _setting(PoolSettings, "competence_target")
+    refresh_steps: int = _setting(PoolSettings, "refresh_steps")
+    score_token_budget: int = _setting(ScoringSettings, "score_token_budget")
+    score_max_age: int = _setting(ScoringSettings, "score_max_age")
     log_candidates: bool = field(default=True, metadata={"help": "Write every candidate's numbers as Parquet."})
 
     def __post_init__(self) -> None:

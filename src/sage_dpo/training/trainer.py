@@ -230,7 +230,7 @@ class SAGETrainer(DPOTrainer):
         self._resume_path = resume_from_checkpoint or None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _start_stream(self) -> None:
+    def start_stream(self) -> None:
         """Build the pool before the first step, or restore it."""
         if self._resume_path is None:
             self._log_selection(self.stream.start(precompute_reference=self.args.precompute_ref_log_probs))
@@ -239,7 +239,8 @@ class SAGETrainer(DPOTrainer):
         self.stream.load_state_dict(state, step=self.state.global_step)
         self._total_train_tokens = state["trl_tokens"]
 
-    def _refresh(self) -> None:
+    def refresh_pool(self) -> None:
+        """Refresh the pool with the policy as it is now."""
         self._log_selection(self.stream.refresh(self.model, step=self.state.global_step))
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -257,12 +258,12 @@ class _StreamCallback(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer._start_stream()
+        self._trainer.start_stream()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = args.refresh_steps
         if every and state.global_step % every == 0 and state.global_step < state.max_steps:
-            self._trainer._refresh()
+            self._trainer.refresh_pool()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.stream.log.flush()

@@ -10,4 +10,7 @@ from sage_dpo.verification.extraction import Extraction, extract_answer
 from sage_dpo.verification.requests import VerificationRequest, requests_for
 from sage_dpo.verification.verifier import Verifier
 
-__all__ = ["Extraction", "VerificationRequest", "Verifier", "extract_answer", "requests_for"]
+RULES = 2
+"""Counts changes of the rules that decide verdicts; results graded by other rules are graded again."""
+
+__all__ = ["RULES", "Extraction", "VerificationRequest", "Verifier", "extract_answer", "requests_for"]

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
+from sage_dpo.config import VerificationSettings
 from sage_dpo.errors import VerifierError
 from sage_dpo.records import Verdict, VerdictKind
 from sage_dpo.verification.answers import compare_answers
@@ -21,6 +22,7 @@ from sage_dpo.verification.process import Limits, WorkerProcess
 from sage_dpo.verification.protocol import Job, Judgement
 from sage_dpo.verification.requests import VerificationRequest
 
+_DEFAULTS = VerificationSettings()
 _METHODS = {VerdictKind.TIMEOUT: "deadline", VerdictKind.ERROR: "worker"}
 
 
@@ -47,10 +49,10 @@ class Verifier:
 
     def __init__(
         self,
-        workers: int = 2,
-        soft_timeout_s: float = 3.0,
-        hard_timeout_s: float = 10.0,
-        memory_limit_mb: int = 2048,
+        workers: int = _DEFAULTS.workers,
+        soft_timeout_s: float = _DEFAULTS.soft_timeout_s,
+        hard_timeout_s: float = _DEFAULTS.hard_timeout_s,
+        memory_limit_mb: int = _DEFAULTS.memory_limit_mb,
         accepts_unmarked: bool = True,
     ) -> None:
         if workers < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,7 @@ def command(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
     return int(stop.value.code or 0)
 
 
+QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 ROLLOUTS = "rollouts --model gym:S --problems p --output c"
 VERIFY = "verify --problems p --completions solution"
 PAIRS = "pairs --model gym:S --problems p --completions c --verdicts v --output o"
@@ -117,6 +119,7 @@ def interrupt(*_: object, **__: object) -> None:
     ("line", "place", "advice"),
     [
         ("run r.yaml", "cli.recipes.load_config", "run the same command again to continue"),
+        (f"run {QUICKSTART} --fresh", "pipeline.run.run", "run the same command without --fresh to continue"),
         ("tune r.yaml --learning-rates 1", "cli.recipes.load_config", "run the same command again to continue"),
         (f"{EVALUATE} --output o", "pipeline.evaluate.evaluate_model", "run the same command again to continue"),
         (EVALUATE, "pipeline.evaluate.evaluate_model", "nothing was kept; the same command starts anew"),

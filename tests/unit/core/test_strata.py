@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_dpo.core.strata import CODES, STRATA, assign_strata, relative_success_rate
+from sage_dpo.core.strata import STRATA, assign_strata, relative_success_rate
 from sage_dpo.records import Stratum
 
-EASY, MEDIUM, HARD = (CODES[s] for s in (Stratum.EASY, Stratum.MEDIUM, Stratum.HARD))
+EASY, MEDIUM, HARD = (STRATA.index(s) for s in (Stratum.EASY, Stratum.MEDIUM, Stratum.HARD))
 
 
 def test_codes_cover_every_stratum() -> None:

@@ -121,3 +121,12 @@ def test_hub_copies_are_loaded_at_their_pinned_revision(monkeypatch, name, row, 
     assert names == (BENCHMARKS[name].hub_id, BENCHMARKS[name].hub_config)
     assert options["split"] == "test"
     assert len(options["revision"]) == 40
+
+
+def test_a_hub_out_of_reach_is_one_error_with_the_remedy(monkeypatch) -> None:
+    def load_dataset(*names, **options):
+        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub\nand more")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"gsm8k cannot be loaded from the hub: Couldn't reach .*; give a folder"):
+        load_benchmark("gsm8k", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -274,3 +275,21 @@ def test_other_selection_settings_are_refused_on_resume():
 def test_a_stream_that_has_not_started_has_no_pool():
     with pytest.raises(RuntimeError, match=r"call start\(\) first"):
         make_stream().next(0, progress=0.0, microbatches=1)
+
+
+def test_pairs_left_out_in_dealing_are_not_logged_as_kept(tmp_path):
+    stream = make_stream(keep=3, log=CandidateLog(tmp_path), pool={"stratified": False})
+    stream.settings = replace(stream.settings, processes=2)
+    stream.start()
+    stream.next(0, progress=0.0, microbatches=1)
+    stream.log.flush()
+    assert sum(row.is_kept for row in read_candidates(tmp_path)) == stream.counts.trained_pairs == 2
+
+
+def test_a_checkpoint_that_lacks_a_file_is_an_error_with_the_remedy(tmp_path):
+    stream = make_stream()
+    stream.start()
+    save_state(tmp_path, stream.state_dict())
+    (tmp_path / "sage_scores.npz").unlink()
+    with pytest.raises(RunFolderError, match=r"lacks sage_scores.npz.*earlier version.*start anew"):
+        load_state(tmp_path)

@@ -202,10 +202,11 @@ def comparison(label: str, **changes: Any) -> dict[str, Any]:
         ),
         ({"analyses": ["gradient_noise"], "reference": "vanilla"}, "reference is 'vanilla', expected a trained arm"),
         (
-            {"analyses": ["gradient_noise"], "conditions": CONDITIONS},
+            {"analyses": ["gradient_noise"], "reference": "dpo_full", "conditions": CONDITIONS},
             "reference is 'dpo_full', .* condition 'a': sage$",
         ),
-        ({"analyses": ["time_to_quality"]}, "need training.probe_steps > 0"),
+        ({"analyses": ["time_to_quality"]}, "reference is None, expected a trained arm"),
+        ({"analyses": ["time_to_quality"], "reference": "sage"}, "need training.probe_steps > 0"),
         ({"analyses": ["tuning"], "sweep": SWEEP}, "need training.probe_steps > 0"),
         ({"analyses": ["tuning"], "set": PROBED}, "tuning needs a sweep"),
         (
@@ -234,6 +235,7 @@ def test_what_cannot_be_answered_is_refused(changes: dict[str, Any], message: st
         comparison("sage@0.5", sweep=SWEEP),
         {
             "analyses": ["time_to_quality", "tuning", "gradient_noise", "selection_quality"],
+            "reference": "dpo_full",
             "set": PROBED,
             "sweep": SWEEP,
         },
