@@ -170,6 +170,7 @@ class PairScore:
         gradient_signal, curvature, informativeness, utility: g, h, J, S of docs/method.md. These and the margin are
             NaN if the selector scored nothing.
         is_kept: whether the pair was trained on.
+        is_open: whether the gate left it open; true without a gate.
         pool_version: number of refreshes the pool had seen.
     """
 
@@ -184,3 +185,4 @@ class PairScore:
     utility: float
     is_kept: bool
     pool_version: int
+    is_open: bool = True

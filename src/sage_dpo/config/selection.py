@@ -72,6 +72,23 @@ class SelectorSettings(Section):
         allow_inf_nan=False,
         description="Pairs with abs(margin) below it are dropped before the cut; 0 switches the filter off.",
     )
+    gate: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Pairs with a margin above it are shut, as the policy ranks them surely already: no gradient, and "
+        "nothing is run for them. In the margin's own scale; none leaves all pairs open.",
+    )
+    gate_quantile: float | None = Field(
+        None,
+        gt=0.0,
+        lt=1.0,
+        description="The gate as a quantile of the untuned policy's margins over the first pool: free of tau and of the "
+        "task. Instead of `gate`; confidence margin only.",
+    )
+    gate_mean: Literal["asked", "open"] = Field(
+        "asked",
+        description="The step's loss is the mean over the pairs `asked` for, shut ones counting 0, or over `open` ones.",
+    )
     cut: Literal["stratum", "global"] = Field(
         "stratum", description="Keep the top fraction within each stratum, or over the whole batch."
     )
@@ -80,6 +97,13 @@ class SelectorSettings(Section):
     def _check(self) -> SelectorSettings:
         if self.selector == "all" and self.keep_ratio != 1.0:
             raise ValueError(f"selector is all with keep_ratio {self.keep_ratio}; set keep_ratio to 1.0")
+        if self.gate is not None and self.gate_quantile is not None:
+            raise ValueError("gate and gate_quantile are both set; set one of them to none")
+        if self.gate_quantile is not None and self.margin != "confidence":
+            raise ValueError(
+                f"gate_quantile is set with margin {self.margin}, which is 0 for every pair of the untuned policy; set "
+                "margin to confidence, or give gate"
+            )
         if not self.use_curvature and self.damping == 0:
             raise ValueError(
                 "damping is 0 with use_curvature off, so the utility g^2 J / (h J + damping) divides by zero; "
@@ -105,6 +129,13 @@ class PoolSettings(Section):
     )
     competence_start: float = Field(0.0, ge=0.0, le=1.0, description="Competence at which the schedule begins.")
     competence_target: float = Field(1.0, ge=0.0, le=1.0, description="Competence at which the schedule ends.")
+    spent_share: float = Field(
+        0.01,
+        ge=0.0,
+        lt=1.0,
+        description="A gated pool is spent when over one pass through it at most this share of the candidates was "
+        "open. It is then refreshed early where new pairs can be made, else training stops.",
+    )
     refresh_steps: int = Field(0, ge=0, description="Refresh the pool every so many optimizer steps; 0 never.")
 
     @model_validator(mode="after")

@@ -10,6 +10,8 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
+
 from sage_dpo.core.strata import STRATA
 from sage_dpo.records import PairScore
 from sage_dpo.selection.pool import Draw
@@ -69,6 +71,7 @@ def candidate_records(
     """Return one record per candidate; its numbers are NaN if the selector computed no scores."""
     numbers = {name: getattr(selection.ranking, name) for name in _NUMBERS}
     is_kept = selection.mask
+    is_open = np.ones(len(is_kept), dtype=bool) if selection.is_open is None else selection.is_open
     return [
         PairScore(
             step=step,
@@ -76,6 +79,7 @@ def candidate_records(
             problem_id=str(columns["problem_id"][row]) if "problem_id" in columns else "",
             stratum="" if draw.strata is None else str(STRATA[draw.strata[row]]),
             is_kept=bool(is_kept[row]),
+            is_open=bool(is_open[row]),
             pool_version=pool_version,
             **{name: math.nan if column is None else float(column[row]) for name, column in numbers.items()},
         )
@@ -96,10 +100,16 @@ def selection_metrics(draw: Draw, selection: Selection, counts: TokenCounts) -> 
     if draw.strata is not None:
         for code, stratum in enumerate(STRATA):
             metrics[f"strata/{stratum}"] = float((draw.strata == code).mean())
+    if selection.is_open is not None:
+        metrics["gate/open"] = float(selection.is_open.mean())
+        for code, stratum in enumerate(STRATA if draw.strata is not None else ()):
+            if (draw.strata == code).any():
+                metrics[f"gate/open/{stratum}"] = float(selection.is_open[draw.strata == code].mean())
     for name in _NUMBERS:
         column = getattr(selection.ranking, name)
         if column is not None:
-            metrics[f"{name}_kept"] = float(column[is_kept].mean())
+            if is_kept.any():
+                metrics[f"{name}_kept"] = float(column[is_kept].mean())
             if not is_kept.all():
                 metrics[f"{name}_dropped"] = float(column[~is_kept].mean())
     return metrics

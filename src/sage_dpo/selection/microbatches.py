@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_dpo.errors import EmptyPoolError
 from sage_dpo.selection.scoring import Columns
 
 
@@ -19,7 +18,7 @@ class Microbatch:
     Attributes:
         rows: `[b]` indices into the kept pairs.
         weight: factor of the microbatch's mean loss, so that the step's loss is the mean over all its pairs; 1.0 where
-            all microbatches are equally large.
+            all microbatches are equally large. 0.0 where there are no rows: nothing is run.
     """
 
     rows: NDArray[np.int64]
@@ -45,35 +44,32 @@ class StepBatch:
         return [{name: column[row] for name, column in self.pairs.items()} for row in microbatch.rows]
 
 
-def deal_microbatches(lengths: NDArray[np.int64], *, count: int, processes: int = 1) -> list[list[Microbatch]]:
+def deal_microbatches(
+    lengths: NDArray[np.int64], *, count: int, processes: int = 1, asked: int | None = None
+) -> list[list[Microbatch]]:
     """Deal the kept pairs out to `count` microbatches of `processes` processes, neighbours in length together.
 
     Of a microbatch every process gets equally many pairs: TRL gathers one number a pair from all of them, and a gather
     needs equal shapes. So up to `processes - 1` pairs, the longest, are left out where the selection is no multiple of
     `processes`. Microbatches differ by one pair at most; each is weighted by its share of the pairs, because the loop
-    averages the microbatches' mean losses.
+    averages the microbatches' mean losses. Where there are fewer pairs than microbatches, the first ones are empty:
+    the last must not be, as gradients are exchanged between processes in it.
 
     Args:
-        lengths: `[k]` tokens of each kept pair.
+        lengths: `[k]` tokens of each kept pair; k may be 0.
         count: microbatches of the step.
         processes: processes that train.
+        asked: pairs the step's loss is the mean over, those not kept counting 0; `None` is those dealt out.
 
     Returns:
         For each process its `count` microbatches.
-
-    Raises:
-        EmptyPoolError: fewer pairs than one for each microbatch of each process.
     """
     share = len(lengths) // processes
-    if share < count:
-        raise EmptyPoolError(
-            f"{len(lengths)} pairs are kept for {count} microbatches on {processes} processes, expected at least "
-            f"{count * processes}; lower gradient_accumulation_steps, or keep more"
-        )
+    over = share if asked is None else asked / processes
     order = np.argsort(lengths, kind="stable")[: share * processes]
-    sizes = [len(part) for part in np.array_split(np.arange(share), count)]
+    sizes = [(share + place) // count for place in range(count)]  # ascending, and summing to share
     blocks = np.split(order, np.cumsum(sizes)[:-1] * processes)
-    weights = [size * count / share for size in sizes]
+    weights = [size * count / over if size else 0.0 for size in sizes]
     return [
         [Microbatch(b.reshape(processes, -1)[process], w) for b, w in zip(blocks, weights, strict=True)]
         for process in range(processes)

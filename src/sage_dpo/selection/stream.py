@@ -28,6 +28,7 @@ from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import EmptyPoolError, RunFolderError
 from sage_dpo.forward import as_completions
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, success_rate_column, usable_rows
+from sage_dpo.selection.gate import CALIBRATION_PAIRS, Gate
 from sage_dpo.selection.log import CandidateLog, candidate_records, selection_metrics
 from sage_dpo.selection.microbatches import StepBatch, deal_microbatches
 from sage_dpo.selection.models import Models
@@ -40,6 +41,8 @@ from sage_dpo.selectors import Candidates, make_selector
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+
+_GATE_STREAM = 0x47415445  # keeps the sample's key apart from (seed, version, step)
 
 
 class CandidateStream:
@@ -78,6 +81,7 @@ class CandidateStream:
         self.selector = make_selector(settings.selector)
         self.exclusions = dict(exclusions or {})
         self.attempted_refreshes = 0
+        self.gate = Gate(settings.selector, spent_share=settings.pool.spent_share)
         self.scorer = PairScorer(models, max_age=settings.score_max_age)
         self.log = CandidateLog(None) if log is None else log
         self.source, self._first = source, pairs
@@ -100,6 +104,11 @@ class CandidateStream:
         """Pairs drawn per step, over all processes; fewer than `keep / keep_ratio` if the pool is smaller."""
         return min(candidate_count(self.settings.keep, self.settings.selector.keep_ratio), len(self.pairs))
 
+    @property
+    def can_renew(self) -> bool:
+        """Whether new pairs may help where the pool is spent: they can be made, and this pool was not made for that."""
+        return self.source is not None and not self.gate.is_renewed
+
     def start(self, *, precompute_reference: bool = False) -> Metrics:
         """Build the pool of version 0; return numbers to log.
 
@@ -113,6 +122,10 @@ class CandidateStream:
         self.log.rewind(0)
         contents = PoolContents(self._first, success_rate_column(self._first), competence=self._first_competence)
         metrics = self._enter(contents, version=0, step=0)
+        if self.gate.needs_calibration:
+            self.gate.calibrate(self._untuned_margins())
+        if self.gate.threshold is not None:
+            metrics["gate/threshold"] = self.gate.threshold
         if precompute_reference:  # after _enter, which may have met them already
             self.scorer.reference_logps(as_completions(self._first[:]))
         return metrics
@@ -141,8 +154,9 @@ class CandidateStream:
             )
         key = np.random.SeedSequence((self.settings.seed, self.pool.version, step))
         rng = np.random.Generator(np.random.Philox(key))
-        candidates = Candidates(len(draw.indices), rng, scores, draw.strata)
+        candidates = Candidates(len(draw.indices), rng, scores, draw.strata, self.gate.threshold)
         selection = self.selector.select(candidates, self.settings.keep)
+        self.gate.observe(selection.is_open, pool_size=len(self.pairs))
         batch, trained = self._batch(columns, selection.kept, microbatches, step)
         selection = replace(selection, kept=selection.kept[trained])
         self.counts.candidate_pairs += len(draw.indices)
@@ -164,6 +178,7 @@ class CandidateStream:
         Raises:
             NumericalError: a log-probability is NaN or infinite.
         """
+        self.gate.is_renewed = self.gate.is_spent
         self.attempted_refreshes += 1
         version = self.attempted_refreshes
         if self.source is None:
@@ -190,6 +205,7 @@ class CandidateStream:
             "attempted_version": self.attempted_refreshes,
             "counts": self.counts.as_dict(),
             "exclusions": self.exclusions,
+            "gate": self.gate.state_dict(),
             "success_rates": self._success_rates,
             "reference": self.scorer.reference.state_dict(),
             "scores": self.scorer.memory.state_dict(),
@@ -219,6 +235,7 @@ class CandidateStream:
         self.pool.load_state_dict(state["pool"])
         self.attempted_refreshes = state["attempted_version"]
         self.exclusions = dict(state["exclusions"])
+        self.gate.load_state_dict(state["gate"])
         self.log.rewind(step)
 
     # -- parts of a step -------------------------------------------------------------------------------------------
@@ -228,12 +245,19 @@ class CandidateStream:
     ) -> tuple[StepBatch, NDArray[np.int64]]:
         """Give the kept pairs their reference log-probabilities and deal them out; also return which are trained on."""
         pairs: Columns = {name: [columns[name][i] for i in kept] for name in TOKEN_COLUMNS}
-        lengths = np.array([2 * len(p) + len(c) + len(r) for p, c, r in zip(*pairs.values(), strict=True)])
-        dealt = deal_microbatches(lengths, count=microbatches, processes=self.settings.processes)
+        lengths = np.array(
+            [2 * len(p) + len(c) + len(r) for p, c, r in zip(*pairs.values(), strict=True)], dtype=np.int64
+        )
+        asked = (
+            self.settings.keep
+            if self.settings.selector.gate_mean == "asked" and len(kept) < self.settings.keep
+            else None
+        )
+        dealt = deal_microbatches(lengths, count=microbatches, processes=self.settings.processes, asked=asked)
         reference = self.scorer.reference_logps(as_completions(pairs))
         check_finite(reference, pairs, "reference", step)
         pairs["ref_chosen_logps"], pairs["ref_rejected_logps"] = (half.tolist() for half in np.split(reference, 2))
-        trained = np.sort(np.concatenate([m.rows for process in dealt for m in process]))
+        trained = np.sort(np.concatenate([m.rows for process in dealt for m in process])).astype(np.int64)
         self.counts.trained += int(lengths[trained].sum())
         self.counts.trained_pairs += len(trained)
         return StepBatch(dealt[self.settings.process], pairs, {}), trained
@@ -261,7 +285,17 @@ class CandidateStream:
             temperature = self.settings.selector.margin_temperature
             rates = self.scorer.estimate_success_rates(self.pairs[:], temperature=temperature, step=step)
         self._set_pool(rates, version=version, competence=contents.competence)
+        self.gate.reset()
         return {**contents.metrics, **self.pool.metrics()}
+
+    def _untuned_margins(self) -> NDArray[np.float64]:
+        """Return the margins of a sample of the first pool."""
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.settings.seed, _GATE_STREAM))))
+        rows = np.sort(rng.permutation(len(self.pairs))[:CALIBRATION_PAIRS])
+        scores, _ = self.scorer.score(
+            self.pairs[rows.tolist()], with_informativeness=False, label="calibrating the gate"
+        )
+        return self.selector.margin(Candidates(len(rows), rng, scores)).numpy()
 
     def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
         self._success_rates = rates if self.settings.pool.stratified else None

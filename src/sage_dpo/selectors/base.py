@@ -7,6 +7,8 @@ selection.kept   # 32 sorted indices into the 64 candidates
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,6 +41,8 @@ class Selector:
 
     def __init__(self, settings: SelectorSettings) -> None:
         self.settings = settings
+        if settings.gate is not None or settings.gate_quantile is not None:
+            self.needs_scores = True  # the gate reads margins, whatever the ranking reads
 
     @property
     def needs_reference(self) -> bool:
@@ -54,9 +58,10 @@ class Selector:
         raise NotImplementedError
 
     def select(self, candidates: Candidates, keep: int) -> Selection:
-        """Return which `keep` of the candidates to train on: the boundary filter, then the cut by priority.
+        """Return which `keep` of the candidates to train on: gate, boundary filter, then the cut by priority.
 
-        Within strata or over the batch (`settings.cut`). Equal priorities go to the lower margin, then to the lower
+        Of a gated step only the open candidates are cut, so that fewer than `keep` may be kept, or none. The cut is
+        within strata or over the batch (`settings.cut`). Equal priorities go to the lower margin, then to the lower
         index. With `settings.cut_temperature` the kept are drawn in proportion to exp(priority / temperature); with
         `settings.random_share` that part of the places is filled at random from the rest. A ranking without margins is
         cut by priority alone.
@@ -75,10 +80,17 @@ class Selector:
                 f"{candidates.count} candidates; return one for each"
             )
         codes = candidates.strata if self.settings.cut == "stratum" else None
+        if candidates.gate is not None and ranking.margin is None:
+            ranking = replace(margin_ranking(self.margin(candidates)), priority=ranking.priority)
         if ranking.margin is None:
             return Selection(select_top(ranking.priority, keep, strata=codes), ranking)
-        admitted, refilled = admit_by_boundary(ranking.margin, self.settings.boundary_width, keep)
-        rows = np.flatnonzero(admitted)
+        is_open = None if candidates.gate is None else ranking.margin <= candidates.gate
+        rows = np.arange(candidates.count) if is_open is None else np.flatnonzero(is_open)
+        keep = min(keep, rows.size)
+        if keep == 0:
+            return Selection(rows, ranking, is_open=is_open)
+        admitted, refilled = admit_by_boundary(ranking.margin[rows], self.settings.boundary_width, keep)
+        rows = rows[admitted]
         codes = None if codes is None else codes[rows]
         priority = ranking.priority[rows]
         if self.settings.cut_temperature:
@@ -90,7 +102,8 @@ class Selector:
             noise = candidates.rng.random(rest.size)
             drawn = select_top(noise, at_random, strata=None if codes is None else codes[rest])
             best = np.sort(np.concatenate([best, rest[drawn]]))
-        return Selection(rows[best], ranking, filtered=int((~admitted).sum()), refilled=refilled)
+        filtered = int((~admitted).sum())
+        return Selection(rows[best], ranking, filtered=filtered, refilled=refilled, is_open=is_open)
 
     def scores(self, candidates: Candidates) -> CandidateScores:
         """Return the candidates' scores; `ValueError` if there are none."""

@@ -86,6 +86,7 @@ class Candidates:
         count: N, >= 1.
         scores: their columns; `None` where the selector has `needs_scores` off.
         strata: `[N]` stratum codes (`core.strata`), or `None` when strata are off.
+        gate: pairs with a margin above it are shut; `None` leaves all open.
         rng: the only source of randomness; keyed by (seed, pool version, step), so that a resumed run and every
             process of a distributed one choose alike.
 
@@ -97,6 +98,7 @@ class Candidates:
     rng: np.random.Generator
     scores: CandidateScores | None = None
     strata: NDArray[np.int8] | None = None
+    gate: float | None = None
 
     def __post_init__(self) -> None:
         if self.scores is not None and len(self.scores) != self.count:
@@ -138,12 +140,14 @@ class Selection:
         ranking: the numbers behind it.
         filtered: how many candidates the boundary filter excluded from the cut.
         refilled: how many it would have excluded but let back in, because fewer than wanted would have been left.
+        is_open: `[N]`, which candidates the gate leaves open; `None` without a gate.
     """
 
     kept: NDArray[np.int64]
     ranking: Ranking
     filtered: int = 0
     refilled: int = 0
+    is_open: NDArray[np.bool_] | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:

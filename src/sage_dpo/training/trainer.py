@@ -38,6 +38,7 @@ from sage_dpo.training.sharding import ShardedScorer
 
 logger = get_logger(__name__)
 
+_EMPTY = "microbatch_is_empty"  # every pair of it was shut
 _WEIGHT = "microbatch_weight"  # of a microbatch that holds more or fewer pairs than the step's others
 
 
@@ -110,6 +111,7 @@ class SAGETrainer(DPOTrainer):
             log=CandidateLog(Path(str(args.output_dir), "candidates") if is_logged else None),
         )
         self._resume_path: str | None = None
+        self._stop_reason: str | None = None
         self.add_callback(_StreamCallback(self))
 
     def _stream_settings(self) -> StreamSettings:
@@ -203,11 +205,20 @@ class SAGETrainer(DPOTrainer):
         step = self.state.global_step
         batch = self.stream.next(step, progress=min(step / self.state.max_steps, 1.0), microbatches=num_batches)
         self._log_selection(batch.metrics)
-        collated = [self.data_collator(batch.examples(microbatch)) for microbatch in batch.microbatches]
-        for inputs, microbatch in zip(collated, batch.microbatches, strict=True):
-            if microbatch.weight != 1.0:
-                inputs[_WEIGHT] = microbatch.weight
-        return collated, None
+        return [self._collate(batch.examples(microbatch), microbatch.weight) for microbatch in batch.microbatches], None
+
+    def _collate(self, examples: list[dict[str, Any]], weight: float) -> dict[str, Any]:
+        if not examples:
+            return {_EMPTY: True, "input_ids": torch.empty(0, 0, dtype=torch.long)}  # the loop counts its tokens
+        inputs: dict[str, Any] = self.data_collator(examples)
+        return inputs if weight == 1.0 else {**inputs, _WEIGHT: weight}
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run TRL's forward and backward pass; for an empty microbatch run nothing."""
+        if _EMPTY in inputs:
+            return torch.zeros((), device=self.args.device)
+        step: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        return step
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""
@@ -243,6 +254,26 @@ class SAGETrainer(DPOTrainer):
         """Refresh the pool with the policy as it is now."""
         self._log_selection(self.stream.refresh(self.model, step=self.state.global_step))
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Why training stopped by itself before its last step, if it did."""
+        return self._stop_reason
+
+    def between_steps(self, step: int) -> bool:
+        """Refresh the pool if it is due or spent; return whether training is to stop."""
+        every = self.args.refresh_steps
+        if self.stream.gate.is_spent and not self.stream.can_renew:
+            open_share = self.args.spent_share
+            self._stop_reason = (
+                f"the pool is spent after step {step}: at most {100 * open_share:g} % of its pairs have a margin below "
+                f"the gate ({self.stream.gate.threshold:.3g})"
+            )
+            logger.warning(f"training stops: {self._stop_reason}")
+            return True
+        if (every and step % every == 0) or self.stream.gate.is_spent:
+            self.refresh_pool()
+        return False
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self.accelerator.is_main_process:
@@ -261,9 +292,8 @@ class _StreamCallback(TrainerCallback):
         self._trainer.start_stream()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        every = args.refresh_steps
-        if every and state.global_step % every == 0 and state.global_step < state.max_steps:
-            self._trainer.refresh_pool()
+        if state.global_step < state.max_steps and self._trainer.between_steps(state.global_step):
+            control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.stream.log.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sage_dpo.errors import EmptyPoolError
 from sage_dpo.selection.microbatches import deal_microbatches
 
 
@@ -25,10 +24,10 @@ def test_processes_get_equally_many_pairs_of_each_microbatch() -> None:
 
 
 def test_fewer_pairs_make_microbatches_that_differ_by_one_and_are_weighted_by_their_share() -> None:
-    # 5 pairs on 2 microbatches: 3 and 2; the loop averages the two means, so 3/5 * 2 and 2/5 * 2
+    # 5 pairs on 2 microbatches: 2 and 3; the loop averages the two means, so 2/5 * 2 and 3/5 * 2
     (process,) = deal_microbatches(np.arange(5), count=2)
-    assert rows_of([process]) == [[[0, 1, 2], [3, 4]]]
-    assert [m.weight for m in process] == pytest.approx([1.2, 0.8])
+    assert rows_of([process]) == [[[0, 1], [2, 3, 4]]]
+    assert [m.weight for m in process] == pytest.approx([0.8, 1.2])
 
 
 @pytest.mark.parametrize(("kept", "count", "processes"), [(5, 2, 1), (7, 3, 2), (8, 4, 2), (9, 2, 4), (64, 4, 3)])
@@ -41,6 +40,14 @@ def test_the_weighted_mean_of_microbatch_means_is_the_mean_over_pairs(kept, coun
     assert trained.tolist() == list(range(kept - kept % processes))  # the longest are left out
 
 
-def test_too_few_pairs_are_an_error_with_the_remedy() -> None:
-    with pytest.raises(EmptyPoolError, match="3 pairs are kept for 2 microbatches on 2 processes, expected at least 4"):
-        deal_microbatches(np.arange(3), count=2, processes=2)
+@pytest.mark.parametrize(("kept", "rows"), [(0, [[], [], []]), (1, [[], [], [0]]), (2, [[], [0], [1]])])
+def test_where_pairs_are_few_the_first_microbatches_are_empty(kept, rows) -> None:
+    (process,) = deal_microbatches(np.arange(kept), count=3)
+    assert rows_of([process]) == [rows]
+    assert [m.weight for m in process] == pytest.approx([3 / kept if row else 0.0 for row in rows])
+
+
+def test_pairs_that_were_asked_for_and_not_kept_count_zero() -> None:
+    losses = np.array([4.0, 2.0, 6.0])
+    dealt = deal_microbatches(np.arange(3), count=2, asked=8)
+    assert np.mean([m.weight * losses[m.rows].mean() for m in dealt[0]]) == pytest.approx((4 + 2 + 6) / 8)

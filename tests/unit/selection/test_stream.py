@@ -108,6 +108,9 @@ VARIANTS = {
     "lowest_margin": {"selector": "lowest_margin"},
     "random": {"selector": "random"},
     "all": {"selector": "all", "keep_ratio": 1.0},
+    "gated": {"gate": 0.0},
+    "random, gated": {"selector": "random", "gate_quantile": 0.5, "gate_mean": "open"},
+    "all, gated": {"selector": "all", "keep_ratio": 1.0, "gate": 0.0},
 }
 
 
@@ -293,3 +296,83 @@ def test_a_checkpoint_that_lacks_a_file_is_an_error_with_the_remedy(tmp_path):
     (tmp_path / "sage_scores.npz").unlink()
     with pytest.raises(RunFolderError, match=r"lacks sage_scores.npz.*earlier version.*start anew"):
         load_state(tmp_path)
+
+
+# The gate
+
+
+def test_nothing_above_the_gate_is_trained_on_and_all_of_it_is_logged(tmp_path):
+    stream = make_stream(gate=0.0, pool={"stratified": False}, log=CandidateLog(tmp_path))
+    stream.start()
+    chosen = run(stream)
+    stream.log.flush()
+    rows = read_candidates(tmp_path)
+    assert {row.is_open for row in rows} == {True, False}
+    assert all(row.is_open == (row.margin <= 0.0) for row in rows)
+    assert not any(row.is_kept and not row.is_open for row in rows)
+    assert [len(step) for step in chosen] == [sum(r.is_kept for r in rows if r.step == s) for s in range(STEPS)]
+
+
+@pytest.mark.parametrize("selector", [{"selector": "random"}, {"selector": "all", "keep_ratio": 1.0}])
+def test_controls_are_gated_by_the_margin_too(selector):
+    stream = make_stream(gate=0.0, pool={"stratified": False}, keep=8, **selector)
+    stream.start()
+    batch = stream.next(0, progress=0.0, microbatches=1)
+    assert 0 < batch.metrics["gate/open"] < 1
+    margins = [
+        row["rejected_ids"][0] / len(row["rejected_ids"]) - row["chosen_ids"][0] / len(row["chosen_ids"])
+        for row in batch.examples(batch.microbatches[0])
+    ]
+    assert max(margins) <= 0.0  # log-probability is -first token / 10
+
+
+def test_a_step_with_every_pair_shut_trains_on_nothing():
+    stream = make_stream(gate=-1e9, pool={"stratified": False})
+    stream.start()
+    batch = stream.next(0, progress=0.0, microbatches=2)
+    assert [(m.rows.tolist(), m.weight) for m in batch.microbatches] == [([], 0.0), ([], 0.0)]
+    assert (stream.counts.trained, stream.counts.trained_pairs, batch.metrics["gate/open"]) == (0, 0, 0.0)
+
+
+@pytest.mark.parametrize(("mean", "weight"), [("asked", 3 / 4), ("open", 1.0)])
+def test_the_loss_is_the_mean_over_asked_or_open_pairs(mean, weight):
+    # log-probability is -token / 10: margins -1, -2, -3 are open, the others shut: 3 of the 4 asked for
+    ids = [(20, 10), (30, 10), (40, 10), (10, 20), (10, 30), (10, 40), (10, 50), (10, 60)]
+    rows = [{"prompt_ids": [1, row], "chosen_ids": [c], "rejected_ids": [r]} for row, (c, r) in enumerate(ids)]
+    stream = make_stream(
+        gate=0.0, gate_mean=mean, margin_temperature=1.0, pairs=Dataset.from_list(rows), pool={"stratified": False}
+    )
+    stream.start()
+    (microbatch,) = stream.next(0, progress=0.0, microbatches=1).microbatches
+    assert (len(microbatch.rows), microbatch.weight) == (3, weight)
+
+
+def test_the_quantile_of_untuned_margins_is_the_gate_whatever_tau_is():
+    shares, thresholds = [], []
+    for tau in (1.0, 10.0):
+        stream = make_stream(gate_quantile=0.25, margin_temperature=tau, pool={"stratified": False})
+        thresholds.append(stream.start()["gate/threshold"])
+        shares.append(stream.next(0, progress=0.0, microbatches=1).metrics["gate/open"])
+    assert thresholds[1] == pytest.approx(10 * thresholds[0])
+    assert shares[0] == shares[1]
+
+
+def test_a_pool_is_spent_when_a_whole_pass_found_too_little_open():
+    stream = make_stream(gate=-1e9, pool={"stratified": False})  # 24 pairs, 8 candidates a step
+    stream.start()
+    spent = []
+    for step in range(3):
+        stream.next(step, progress=0.0, microbatches=1)
+        spent.append(stream.gate.is_spent)
+    assert spent == [False, False, True]
+    assert not stream.can_renew
+
+
+def test_a_spent_pool_is_renewed_once_where_new_pairs_can_be_made():
+    stream = make_stream(gate=-1e9, source=NewPairs())
+    stream.start()
+    for step in range(3):
+        stream.next(step, progress=0.0, microbatches=1)
+    assert (stream.gate.is_spent, stream.can_renew) == (True, True)
+    stream.refresh(None, step=3)
+    assert (stream.gate.is_spent, stream.can_renew, stream.pool.version) == (False, False, 1)
