@@ -82,12 +82,12 @@ class SelectorSettings(Section):
         None,
         gt=0.0,
         lt=1.0,
-        description="The gate as a quantile of the untuned policy's margins over the first pool: free of tau and of the "
+        description="The gate as a quantile of the untuned policy's margins over the first pool: free of tau and the "
         "task. Instead of `gate`; confidence margin only.",
     )
     gate_mean: Literal["asked", "open"] = Field(
         "asked",
-        description="The step's loss is the mean over the pairs `asked` for, shut ones counting 0, or over `open` ones.",
+        description="The step's loss is the mean over the pairs `asked` for, shut ones counting 0, or the `open` ones.",
     )
     cut: Literal["stratum", "global"] = Field(
         "stratum", description="Keep the top fraction within each stratum, or over the whole batch."
