@@ -75,6 +75,7 @@ VARIANTS = {
     "all": {"selector": "all", "keep_ratio": 1.0, "stratified": False},
     "lora": {"lora": True},
     "scores used again": {"score_max_age": 2},
+    "gated": {"gate": -0.5},
 }
 
 
@@ -400,3 +401,46 @@ def test_competence_without_known_rates_is_refused(policy_folder, tmp_path):
     data = make_preferences().add_column("success_rate", [None] * 40)
     with pytest.raises(ConfigError, match="success rates are estimated"):
         make_trainer(policy_folder, tmp_path, data, schedule_by="competence")
+
+
+def test_shut_pairs_cost_no_trained_tokens(policy_folder, tmp_path):
+    counts = {}
+    for gate in (None, -0.5):
+        trainer = make_trainer(policy_folder, tmp_path / str(gate), gate=gate, stratified=False)
+        trainer.train()
+        counts[gate] = trainer.token_counts
+    assert 0 < counts[-0.5].trained_pairs < counts[None].trained_pairs
+    assert counts[-0.5].trained < counts[None].trained
+    assert counts[-0.5].candidate_pairs == counts[None].candidate_pairs
+
+
+def test_a_spent_pool_ends_training_by_itself_with_the_reason(policy_folder, tmp_path):
+    # 40 pairs, 16 candidates a step, none of them open: after three steps all have been seen
+    trainer = make_trainer(policy_folder, tmp_path, gate=-1e9, stratified=False)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert trainer.stop_reason.startswith("the pool is spent after step 3")
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert trainer.token_counts.trained == 0
+
+
+def test_a_spent_pool_is_refreshed_early_where_pairs_can_be_made(policy_folder, tmp_path):
+    trainer = make_trainer(policy_folder, tmp_path, source=NewPairs(), gate=-1e9, refresh_steps=100, max_steps=20)
+    trainer.train()
+    assert trainer.stream.pool.version == 1  # after 3 steps; its 30 pairs are spent 2 steps later
+    assert trainer.state.global_step == 5
+
+
+def test_the_mean_over_asked_pairs_scales_the_gradient_of_the_open_ones(policy_folder, tmp_path):
+    norms = {}
+    for mean in ("asked", "open"):
+        trainer = make_trainer(
+            policy_folder, tmp_path / mean, gate=-4.0, gate_mean=mean, stratified=False, max_steps=1,
+            gradient_accumulation_steps=1, per_device_train_batch_size=8,
+        )  # fmt: skip
+        trainer.train()
+        norms[mean] = losses(trainer)[0][1]
+    kept = trainer.token_counts.trained_pairs
+    assert 0 < kept < 8
+    assert norms["asked"] == pytest.approx(norms["open"] * kept / 8, rel=1e-4)

@@ -61,7 +61,8 @@ def train_arm(
         progress: show progress bars.
 
     Returns:
-        `costs` without those of the first pool, `exclusions`, and numbers of parameters, kept pairs and refreshes.
+        `costs` without those of the first pool, `exclusions`, numbers of parameters, kept pairs, refreshes and steps
+        taken, and `stop_reason` where training ended by itself.
     """
     arguments = trainer_arguments(config, folder.checkpoints, progress=progress)
     trainer = SAGETrainer(
@@ -92,6 +93,8 @@ def train_arm(
         "keep_count": trainer.keep_count,
         "parameters": clock.parameters,
         "refreshes": trainer.stream.pool.version,
+        "steps": trainer.state.global_step,
+        "stop_reason": trainer.stop_reason,
     }
 
 
