@@ -119,6 +119,7 @@ _CURVES: tuple[tuple[str, str, str, float], ...] = (
     ("loss", "DPO loss of the trained pairs", "nats", 1.0),
     ("rewards/margins", "Reward margin of the trained pairs", "scaled nats", 1.0),
     ("rewards/accuracies", "Trained pairs with positive reward margin", "%", 100.0),
+    ("sage/gate/open", "Candidates that the gate leaves open", "%", 100.0),
     ("sage/tokens_trained", "Tokens trained since the start", "tokens", 1.0),
     ("sage/tokens_scored", "Tokens scored since the start", "tokens", 1.0),
 )

@@ -79,8 +79,9 @@ def _selection_plots(arm: ArmRun, arms: int) -> list[Plot]:
 
 
 def _selection_notes(run: RunData, scored: Sequence[ArmRun]) -> list[str]:
-    """Say which arms the selection plots leave out, and why."""
-    notes = []
+    """Say which arms ended by themselves and which the selection plots leave out, and why."""
+    results = run.summary.arms if run.summary else {}
+    notes = [f"{name} ended by itself: {arm.stop_reason}." for name, arm in results.items() if arm.stop_reason]
     unscored = [arm.name for arm in run.arms.values() if arm.is_trained and not arm.scored]
     if unscored:
         notes.append(f"Without recorded scores (plain and random selection score nothing): {', '.join(unscored)}.")

@@ -33,10 +33,11 @@ def plane_plot(arm: ArmRun, *, points: int, rng: np.random.Generator) -> Plot | 
     settings = arm.config.selection if arm.config else SelectorSettings.model_validate({})
     limits = [middle_range(np.concatenate([table[name] for table in tables])) for name in ("margin", "informativeness")]
     levels = _levels(np.concatenate([table["utility"] for table in tables])) if settings.selector == "sage" else []
+    gate = arm.series("sage/gate/threshold")[1][:1].tolist()
     limit, panels, notes = points // len(tables), [], subset_note(arm, shown)
     for refresh, table in zip(shown, tables, strict=True):
         rows = _sample(len(table["margin"]), limit, rng)
-        panels.append(_plane_panel(arm.name, refresh.version, table, rows, limits, levels, settings))
+        panels.append(_plane_panel(arm.name, refresh.version, table, rows, limits, levels, settings, gate))
     most = max(len(table["margin"]) for table in tables)
     if most > limit:
         notes.append(
@@ -51,6 +52,8 @@ def plane_plot(arm: ArmRun, *, points: int, rng: np.random.Generator) -> Plot | 
         "rises to the upper left. A cut within strata, or over the candidates of each step, keeps pairs relative to "
         "their rivals, so kept and dropped points may overlap here."
     )
+    if gate:
+        reading += f" The dotted line is the gate at m = {gate[0]:.3g}: pairs to its right are shut."
     keys = [Key("kept", KEPT, "●"), Key("dropped", DROPPED, "×")]
     return Plot(f"Stability and informativeness of the candidates: {arm.name}", reading, panels, keys, notes)
 
@@ -63,6 +66,7 @@ def _plane_panel(
     limits: Sequence[tuple[float, float]],
     levels: Sequence[float],
     settings: SelectorSettings,
+    gate: Sequence[float],
 ) -> Panel:
     figure, axes = new_axes(height=3.1)
     kept = table["is_kept"][rows].astype(bool)
@@ -70,6 +74,8 @@ def _plane_panel(
         x, y = table["margin"][rows][chosen], table["informativeness"][rows][chosen]
         axes.plot(x, y, symbol, color=colour, markersize=size, alpha=0.55, markeredgewidth=0.8 if symbol == "x" else 0)
     axes.axvline(0.0, color=INK, linewidth=0.9, linestyle="--", alpha=0.7)
+    for threshold in gate:
+        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=":")
     axes.set(xlim=limits[0], ylim=limits[1])
     if levels:
         _contours(axes, limits, levels, settings)

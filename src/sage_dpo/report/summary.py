@@ -25,6 +25,7 @@ class ArmResult:
         wall_breakdown: seconds by stage.
         costs: those of `COSTS` that were recorded, and `steps`, `refreshes`, `learning_rate`.
         exclusions: what training left out, by reason.
+        stop_reason: why training ended by itself before its last step; empty if it did not.
     """
 
     average: float | None
@@ -34,6 +35,7 @@ class ArmResult:
     wall_breakdown: dict[str, float]
     costs: dict[str, float]
     exclusions: dict[str, int]
+    stop_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
         wall_breakdown=_numbers(values.get("wall_breakdown")),
         costs=_numbers({name: values.get(name) for name in (*COSTS, "steps", "refreshes", "learning_rate")}),
         exclusions={name: round(number) for name, number in _numbers(values.get("exclusions")).items()},
+        stop_reason=str(values.get("stop_reason") or ""),
     )
 
 
