@@ -102,9 +102,8 @@ def selection_metrics(draw: Draw, selection: Selection, counts: TokenCounts) -> 
             metrics[f"strata/{stratum}"] = float((draw.strata == code).mean())
     if selection.is_open is not None:
         metrics["gate/open"] = float(selection.is_open.mean())
-        for code, stratum in enumerate(STRATA if draw.strata is not None else ()):
-            if (draw.strata == code).any():
-                metrics[f"gate/open/{stratum}"] = float(selection.is_open[draw.strata == code].mean())
+        for code in () if draw.strata is None else np.unique(draw.strata):
+            metrics[f"gate/open/{STRATA[code]}"] = float(selection.is_open[draw.strata == code].mean())
     for name in _NUMBERS:
         column = getattr(selection.ranking, name)
         if column is not None:

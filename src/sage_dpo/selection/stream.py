@@ -166,17 +166,9 @@ class CandidateStream:
         return replace(batch, metrics=metrics)
 
     def refresh(self, model: Any, *, step: int) -> Metrics:
-        """Refresh the pool with the policy as it is now; if it can make no pairs any more, keep the pool.
+        """Refresh the pool with the policy `model` as it is after `step` optimizer steps; return numbers to log.
 
-        Args:
-            model: the policy, for the source.
-            step: optimizer steps done.
-
-        Returns:
-            Numbers to log; empty if the pool stays.
-
-        Raises:
-            NumericalError: a log-probability is NaN or infinite.
+        If no pairs can be made any more, the pool stays and nothing is returned. Raises `NumericalError`.
         """
         self.gate.is_renewed = self.gate.is_spent
         self.attempted_refreshes += 1
@@ -248,11 +240,8 @@ class CandidateStream:
         lengths = np.array(
             [2 * len(p) + len(c) + len(r) for p, c, r in zip(*pairs.values(), strict=True)], dtype=np.int64
         )
-        asked = (
-            self.settings.keep
-            if self.settings.selector.gate_mean == "asked" and len(kept) < self.settings.keep
-            else None
-        )
+        is_short = len(kept) < self.settings.keep and self.settings.selector.gate_mean == "asked"
+        asked = self.settings.keep if is_short else None
         dealt = deal_microbatches(lengths, count=microbatches, processes=self.settings.processes, asked=asked)
         reference = self.scorer.reference_logps(as_completions(pairs))
         check_finite(reference, pairs, "reference", step)

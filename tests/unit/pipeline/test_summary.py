@@ -29,7 +29,7 @@ def result(*right: float) -> EvaluationResult:
 def summary(folder: Path, results: dict[str, EvaluationResult] | None = None, **changes: Any) -> dict[str, Any]:
     values = {"name": "r", "problems": {"kind": "gym"}, "training": {"steps": 4}, "arms": ARMS, **changes}
     config, run = validate(RunConfig, values), RunFolder(folder)
-    trained = {"costs": TRAINED.as_dict(), "refreshes": 1, "exclusions": {"over_long": 2}}
+    trained = {"costs": TRAINED.as_dict(), "refreshes": 1, "steps": 4, "exclusions": {"over_long": 2}}
     infos = {FIRST_POOL: {"costs": POOL.as_dict()}, **{run.arm(arm).stage: trained for arm in config.trained_arms}}
     write_json(run.manifest, {"stages": {name: {"seconds": 1.0, "info": info} for name, info in infos.items()}})
     found = {"base": result(0, 0), "sage": result(1, 1), "dpo_full": result(1, 0)} if results is None else results
