@@ -131,6 +131,29 @@ def admit_by_boundary(margins: NDArray[Any], width: float, keep: int) -> tuple[N
     return admitted, missing
 
 
+def gate_threshold(margins: NDArray[Any], quantile: float) -> float:
+    """Return the margin m* above which a pair is shut: the given quantile of the untuned policy's margins.
+
+    Args:
+        margins: `[N]` of the untuned policy, N >= 1.
+        quantile: in (0, 1). The pairs it leaves open do not change with the scale of the margins.
+
+    Raises:
+        NumericalError: a margin is NaN.
+
+    Source: ours; see "The gate" in docs/method.md.
+    """
+    check_not_nan("margins", margins)
+    return float(np.quantile(margins, quantile))
+
+
+def open_pairs(margins: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
+    """Return which pairs the gate leaves open, margin <= threshold. Source: ours."""
+    check_not_nan("margins", margins)
+    is_open: NDArray[np.bool_] = margins <= threshold
+    return is_open
+
+
 def check_not_nan(name: str, values: NDArray[Any]) -> None:
     """Raise `NumericalError` naming how many values are NaN, and which."""
     rows = np.flatnonzero(np.isnan(values))

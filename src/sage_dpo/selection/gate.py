@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage_dpo.config import SelectorSettings
+from sage_dpo.core.selection import gate_threshold
 
 CALIBRATION_PAIRS = 512
 """Pairs of the first pool whose margins under the untuned policy give the quantile; its standard error is then 2 %."""
@@ -39,7 +40,7 @@ class Gate:
     def calibrate(self, margins: NDArray[np.float64]) -> None:
         """Set the threshold from `[N]` margins of the untuned policy."""
         assert self._quantile is not None
-        self.threshold = float(np.quantile(margins, self._quantile))
+        self.threshold = gate_threshold(margins, self._quantile)
 
     def observe(self, is_open: NDArray[np.bool_] | None, *, pool_size: int) -> None:
         """Count one step's candidates; at the end of a pass through the pool, tell whether it is spent."""

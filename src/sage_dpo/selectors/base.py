@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sage_dpo.config import SelectorSettings
 from sage_dpo.core.margins import confidence_margin, implicit_margin, normalized_implicit_margin
-from sage_dpo.core.selection import admit_by_boundary, perturb, select_top
+from sage_dpo.core.selection import admit_by_boundary, open_pairs, perturb, select_top
 from sage_dpo.core.utility import curvature, gradient_signal
 from sage_dpo.selectors.scores import Candidates, CandidateScores, Ranking, Selection
 
@@ -84,7 +84,7 @@ class Selector:
             ranking = replace(margin_ranking(self.margin(candidates)), priority=ranking.priority)
         if ranking.margin is None:
             return Selection(select_top(ranking.priority, keep, strata=codes), ranking)
-        is_open = None if candidates.gate is None else ranking.margin <= candidates.gate
+        is_open = None if candidates.gate is None else open_pairs(ranking.margin, candidates.gate)
         rows = np.arange(candidates.count) if is_open is None else np.flatnonzero(is_open)
         keep = min(keep, rows.size)
         if keep == 0:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_dpo.core.selection import admit_by_boundary, boundary_filter, kept_count, perturb, select_top
+from sage_dpo.core.selection import (
+    admit_by_boundary,
+    boundary_filter,
+    gate_threshold,
+    kept_count,
+    open_pairs,
+    perturb,
+    select_top,
+)
 from sage_dpo.errors import NumericalError
 
 
@@ -132,3 +140,17 @@ def test_ten_million_candidates_are_cut_in_seconds() -> None:
     kept = select_top(utilities, 5_000_000)
     assert time.perf_counter() - begun < 10  # 0.5 s when measured; a Python loop would take minutes
     assert utilities[kept].min() > np.delete(utilities, kept).max()
+
+
+def test_the_gate_is_a_quantile_and_leaves_what_is_not_above_it_open() -> None:
+    margins = np.array([4.0, 0.0, 3.0, 1.0, 2.0])  # sorted 0 1 2 3 4: the 0.75 quantile is at place 0.75 * 4 = 3
+    assert gate_threshold(margins, 0.75) == 3.0
+    assert open_pairs(margins, 3.0).tolist() == [False, True, True, True, True]
+
+
+def test_the_gate_by_quantile_does_not_depend_on_the_scale_of_the_margins() -> None:
+    margins = np.random.default_rng(0).normal(size=101)
+    kept = [open_pairs(tau * margins, gate_threshold(tau * margins, 0.7)).tolist() for tau in (1.0, 8.0)]
+    assert kept[0] == kept[1]
+    with pytest.raises(NumericalError, match="1 of 2 margins are NaN"):
+        gate_threshold(np.array([0.0, np.nan]), 0.5)
