@@ -139,6 +139,7 @@ STUDY = {
     },
     "comparisons": {"half": {"sage": "sage@0.5", "dpo_full": "dpo_full", "early": "sage@0.5:1"}},
     "analyses": ["selection_quality", "time_to_quality", "tuning"],
+    "reference": "dpo_full",
 }
 
 
