@@ -6,6 +6,7 @@
     runs/<name>/arms/<arm>/refresh-NNN/{completions,verdicts,pairs,scores}.parquet info.json
     runs/<name>/arms/<arm>/{metrics.jsonl,checkpoints/,policy/,evaluation/<suite>.{parquet,json}}
     runs/<name>/arms/<arm>/at-NNNNNN/{<suite>.{parquet,json},costs.json}             suites on the way
+    runs/<name>/arms/<arm>/best/{<suite>.{parquet,json},policy-NNNNNN/}              those of the best probe
     runs/<name>/report/{index.html,table.md}
     runs/studies/<name>/<condition>/{seed-N/,seed-N.yaml,seed-N.log}                 seed-N/ is a run folder
     runs/studies/<name>/{results.json,table.md,index.html,plots/}
@@ -116,6 +117,18 @@ class ArmFolder:
 
     def milestones(self) -> dict[int, SuitesFolder]:
         return {step: self.milestone(step) for step in _numbers(self.root, r"at-(\d+)")}
+
+    @property
+    def best(self) -> SuitesFolder:
+        """Suites run on the policy of the best probe, where that is not the last."""
+        return SuitesFolder(self.root / "best")
+
+    def best_policy(self, step: int) -> Path:
+        """The policy of the probe after `step` optimizer steps, the best so far."""
+        return self.best.root / f"policy-{step:06d}"
+
+    def best_policies(self) -> dict[int, Path]:
+        return {step: self.best_policy(step) for step in _numbers(self.best.root, r"policy-(\d+)")}
 
     def refresh(self, version: int) -> PoolFolder:
         """What the arm itself wrote of a pool version; of version 0 the scores only."""

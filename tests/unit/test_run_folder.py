@@ -35,6 +35,16 @@ def test_refreshes_and_milestones_are_in_the_order_of_their_numbers(tmp_path: Pa
     assert list(arm.refreshes()) == list(arm.milestones()) == [2, 101, 1000]
 
 
+def test_policies_of_the_best_probes_are_no_suites(tmp_path: Path) -> None:
+    arm = RunFolder(tmp_path).arm("sage")
+    assert arm.best_policies() == {}
+    for step in (20, 100):
+        arm.best_policy(step).mkdir(parents=True)
+    write_json(arm.best.result("short"), {})
+    assert list(arm.best_policies()) == [20, 100]
+    assert [path.stem for path in arm.best.results()] == ["short"]
+
+
 def test_costs_are_no_suite(tmp_path: Path) -> None:
     milestone = RunFolder(tmp_path).arm("sage").milestone(5)
     for path in (milestone.result("short"), milestone.result("long"), milestone.costs):

@@ -68,6 +68,17 @@ class RunConfig(Section):
         """Raise on sections that contradict each other; called on each arm's own configuration."""
         if self.training.probe_steps and self.probe is None:
             raise ValueError("training.probe_steps is set but there is no `probe` section; add one or set it to 0")
+        if is_trained and not self.training.probe_steps:
+            if self.training.patience:
+                raise ValueError(
+                    f"training.patience is {self.training.patience}, counted in probes, but training.probe_steps is 0; "
+                    "set probe_steps, or patience to 0"
+                )
+            if self.evaluation is not None and self.evaluation.at_best:
+                raise ValueError(
+                    "evaluation.at_best is on, but training.probe_steps is 0, so that no probe is the best; set "
+                    "probe_steps, or at_best to false"
+                )
         if isinstance(self.rollouts.engine, ServerEngineSettings) and self.pool.refresh_steps:
             raise ValueError(
                 "rollouts.engine.kind is server, which serves a fixed policy, but pool.refresh_steps is "

@@ -65,6 +65,7 @@ class TrainingSettings(ScoringSettings):
     probe_steps: int = Field(
         0, ge=0, description="Measure greedy accuracy on the probe problems every so many steps; 0 never."
     )
+    patience: int = Field(0, ge=0, description="Probes without a better accuracy after which training stops; 0 never.")
     trainer: dict[str, Any] = Field(
         default_factory=dict,
         description="Any further field of TRL's `DPOConfig` / transformers' `TrainingArguments`, as it is.",
@@ -101,4 +102,5 @@ class EvaluationSettings(Section):
     at_steps: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list, description="Optimizer steps after which the suites are run as well, on the way."
     )
+    at_best: bool = Field(False, description="Also run the suites on the policy of the best probe.")
     bootstrap_resamples: int = Field(2000, ge=100, description="Resamples of the intervals over problems.")

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 
 from sage_dpo.config import RunConfig
-from sage_dpo.core.flops import policy_flops
-from sage_dpo.costs import Costs
 from sage_dpo.errors import ConfigError
-from sage_dpo.pipeline.on_policy import OnPolicySource, read_info
+from sage_dpo.pipeline.clock import CLOCK, Clock, Evaluate, Probe
+from sage_dpo.pipeline.on_policy import OnPolicySource
 from sage_dpo.pipeline.policies import lora_config, model_arguments, policy_path
 from sage_dpo.records import PairScore
-from sage_dpo.run_folder import ArmFolder, SuitesFolder
+from sage_dpo.run_folder import ArmFolder
 from sage_dpo.selection.checkpoint import last_complete_checkpoint
 from sage_dpo.selection.log import read_candidates
-from sage_dpo.storage import read_json, write_json, write_jsonl, write_records
+from sage_dpo.storage import write_jsonl, write_records
 from sage_dpo.training import SAGEConfig, SAGETrainer
-
-_CLOCK = "clock.json"
-
-Probe = Callable[[Any], float]
-"""Measures a policy's greedy accuracy on the probe problems."""
-
-Evaluate = Callable[[Any, SuitesFolder], object]
-"""Runs a policy on the suites and writes the results to a folder."""
 
 
 def train_arm(
@@ -62,7 +51,7 @@ def train_arm(
 
     Returns:
         `costs` without those of the first pool, `exclusions`, numbers of parameters, kept pairs, refreshes and steps
-        taken, and `stop_reason` where training ended by itself.
+        taken, `stop_reason` where training ended by itself, and `best`, the best probe (`BestProbe.found`).
     """
     arguments = trainer_arguments(config, folder.checkpoints, progress=progress)
     trainer = SAGETrainer(
@@ -77,8 +66,8 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
-    checkpoint = last_complete_checkpoint(folder.checkpoints, also=[_CLOCK])
-    clock = _Clock(trainer, config, folder, probe, evaluate, checkpoint)
+    checkpoint = last_complete_checkpoint(folder.checkpoints, also=[CLOCK])
+    clock = Clock(trainer, config, folder, probe, evaluate, checkpoint)
     # Before the trainer's own: a refresh after this step is for later steps, and no cost of what is measured now.
     trainer.callback_handler.callbacks.insert(0, clock)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -88,6 +77,7 @@ def train_arm(
     write_jsonl(folder.metrics, start + trainer.state.log_history)
     _write_scores(folder)
     return {
+        "best": clock.best.found,
         "costs": clock.costs().as_dict(),
         "exclusions": trainer.exclusions.get("train", {}),
         "keep_count": trainer.keep_count,
@@ -174,81 +164,3 @@ class _Progress(ProgressCallback):
         if self.training_bar is not None and logs and "loss" in logs:
             probe = {"probe": f"{100 * logs['probe/accuracy']:.0f} %"} if "probe/accuracy" in logs else {}
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", **probe)
-
-
-class _Clock(TrainerCallback):
-    """Measures between steps what the policy can do and what it has cost, over all attempts at a run.
-
-    Probe accuracy goes to the metrics with the costs so far; suites run on the way go to `at-<step>/`.
-    """
-
-    def __init__(
-        self,
-        trainer: SAGETrainer,
-        config: RunConfig,
-        folder: ArmFolder,
-        probe: Probe | None,
-        evaluate: Evaluate | None,
-        checkpoint: Path | None,
-    ) -> None:
-        self._trainer, self._folder, self._probe, self._evaluate = trainer, folder, probe, evaluate
-        self._every = config.training.probe_steps
-        self._at_steps = frozenset(config.evaluation.at_steps if config.evaluation else ())
-        self.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-        before = read_json(checkpoint / _CLOCK) if checkpoint else {"total": 0.0, "probing": 0.0}
-        self._started = time.perf_counter() - before["total"]
-        self._total: float | None = None
-        self._measuring: float = before["probing"]
-
-    def costs(self) -> Costs:
-        """Return what the policy has cost so far, without the first pool's part."""
-        total = self._total or time.perf_counter() - self._started
-        has_source = self._trainer.stream.source is not None
-        versions = range(1, self._trainer.stream.attempted_refreshes + 1) if has_source else ()
-        refreshes = [read_info(self._folder.refresh(version)) for version in versions]
-        generated = sum(info.generated_tokens for info in refreshes)
-        counts = self._trainer.token_counts
-        refresh_seconds = sum(info.seconds for info in refreshes)
-        training = total - refresh_seconds - self._measuring
-        return Costs(
-            train_tokens=counts.trained,
-            scored_tokens=counts.scored,
-            reference_tokens=counts.reference,
-            generated_tokens=generated,
-            wall_s=refresh_seconds + training,
-            wall_breakdown={"refresh": refresh_seconds, "training": training, "probe": self._measuring},
-            flops=policy_flops(
-                sampled=generated + sum(info.prompt_tokens for info in refreshes),
-                scored=counts.scored,
-                reference=counts.reference,
-                trained=counts.trained,
-                parameters=self.parameters,
-            ),
-            candidate_pairs=counts.candidate_pairs,
-            kept_pairs=counts.trained_pairs,
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step = state.global_step
-        is_due = self._every and (step % self._every == 0 or step == state.max_steps)
-        is_milestone = self._evaluate is not None and step in self._at_steps and step < state.max_steps
-        if not is_due and not is_milestone:
-            return
-        costs = self.costs()
-        started = time.perf_counter()
-        if self._probe and is_due:
-            self._trainer.log_metric("cost/seconds", costs.wall_s)
-            self._trainer.log_metric("cost/flops", costs.flops)
-            self._trainer.log_metric("probe/accuracy", self._probe(self._trainer.model))
-        if self._evaluate and is_milestone:
-            milestone = self._folder.milestone(step)
-            self._evaluate(self._trainer.model, milestone)
-            write_json(milestone.costs, costs.as_dict())
-        self._measuring += time.perf_counter() - started
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        elapsed = {"total": time.perf_counter() - self._started, "probing": self._measuring}
-        write_json(Path(args.output_dir, f"checkpoint-{state.global_step}", _CLOCK), elapsed)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._total = time.perf_counter() - self._started

@@ -23,6 +23,7 @@ from sage_dpo.evaluation import EvaluationResult, evaluate_policy
 from sage_dpo.manifest import Manifest, discard, locked
 from sage_dpo.pairs.preference_data import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.arms import train_arm, trainer_arguments
+from sage_dpo.pipeline.best import keep_policies
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
 from sage_dpo.pipeline.policies import load_model, load_tokenizer, load_trained
 from sage_dpo.pipeline.processes import release_memory, require_one_process
@@ -89,6 +90,8 @@ class _Stages:
                 self.manifest.stage(self.folder.arm(name).stage, lambda name=name: self._train(name))  # type: ignore[misc]
             if self.suites:
                 results[name] = self._evaluate(name)
+                if settings.train and self.config.evaluation and self.config.evaluation.at_best:
+                    self._evaluate_best(name)
         write_json(self.folder.summary, summarize(self.config, self.folder, results))
         write_report(self.folder.root)
 
@@ -158,6 +161,15 @@ class _Stages:
         folder, policy = self.folder.arm(arm), self.config.policy
         model = load_trained(policy, folder.policy) if self.config.arms[arm].train else load_model(policy)
         return self._run_suites(model, folder.evaluation)
+
+    def _evaluate_best(self, arm: str) -> None:
+        """Run the suites on the policy of the best probe; that of the last step has been run on them."""
+        folder, trained = self.folder.arm(arm), self.manifest.info(self.folder.arm(arm).stage)
+        step = trained["best"]["step"]
+        is_last = step == trained["steps"]
+        keep_policies(folder, () if is_last else (step,))
+        if not is_last:
+            self._run_suites(load_trained(self.config.policy, folder.best_policy(step)), folder.best)
 
     def _run_suites(self, model: Any, folder: SuitesFolder) -> EvaluationResult:
         settings = self.config.evaluation

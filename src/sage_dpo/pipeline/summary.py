@@ -12,7 +12,7 @@ from sage_dpo.config import RunConfig
 from sage_dpo.core.statistics import bootstrap_interval, paired_difference_interval
 from sage_dpo.costs import Costs
 from sage_dpo.evaluation import EvaluationResult
-from sage_dpo.run_folder import FIRST_POOL, ArmFolder, RunFolder
+from sage_dpo.run_folder import FIRST_POOL, ArmFolder, RunFolder, SuitesFolder
 from sage_dpo.storage import read_json
 
 
@@ -40,13 +40,13 @@ def _arm(
 ) -> dict[str, Any]:
     is_trained, training = config.arms[folder.name].train, config.for_arm(folder.name).training
     trained = stages[folder.stage] if is_trained else {}
+    at_best = config.evaluation is not None and config.evaluation.at_best
     first_pool = Costs.from_dict(stages[FIRST_POOL]["costs"])
     costs = Costs.from_dict(trained["costs"]) + first_pool if is_trained else Costs()
     if result:
         costs += Costs(wall_breakdown={"evaluation": result.seconds})
     return {
-        "average": result.average if result else None,
-        "suites": {name: suite.accuracy for name, suite in result.suites.items()} if result else {},
+        **_at_end(result),
         **costs.as_dict(),
         "learning_rate": training.learning_rate if is_trained else None,
         "steps": trained.get("steps", 0),
@@ -54,6 +54,7 @@ def _arm(
         "refreshes": trained.get("refreshes", 0),
         "exclusions": trained.get("exclusions", {}),
         "at_steps": _milestones(folder, list(result.suites), first_pool) if result else {},
+        "best": _best(folder, trained, result, first_pool) if result and trained and at_best else None,
     }
 
 
@@ -63,9 +64,31 @@ def _milestones(folder: ArmFolder, suites: Sequence[str], first_pool: Costs) -> 
     for step, milestone in folder.milestones().items():
         if milestone.costs.is_file():  # written last
             costs = Costs.from_dict(read_json(milestone.costs)) + first_pool
-            accuracies = {name: read_json(milestone.result(name))["accuracy"] for name in suites}
-            rows[str(step)] = {"average": fmean(accuracies.values()), "suites": accuracies, **costs.as_dict()}
+            rows[str(step)] = {**_stored(milestone, suites), **costs.as_dict()}
     return rows
+
+
+def _best(folder: ArmFolder, trained: Mapping[str, Any], result: EvaluationResult, first_pool: Costs) -> dict[str, Any]:
+    """What the arm could do, and had cost, at its best probe."""
+    best = trained["best"]
+    is_last = best["step"] == trained["steps"]
+    return {
+        "step": best["step"],
+        "probe_accuracy": best["probe_accuracy"],
+        **(_at_end(result) if is_last else _stored(folder.best, list(result.suites))),
+        **(Costs.from_dict(best["costs"]) + first_pool).as_dict(),
+    }
+
+
+def _at_end(result: EvaluationResult | None) -> dict[str, Any]:
+    if result is None:
+        return {"average": None, "suites": {}}
+    return {"average": result.average, "suites": {name: suite.accuracy for name, suite in result.suites.items()}}
+
+
+def _stored(folder: SuitesFolder, suites: Sequence[str]) -> dict[str, Any]:
+    accuracies = {name: read_json(folder.result(name))["accuracy"] for name in suites}
+    return {"average": fmean(accuracies.values()), "suites": accuracies}
 
 
 def _intervals(result: EvaluationResult, resamples: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _costs(stage: Mapping[str, Any], run: RunFolder) -> Costs:
 
 
 def _measured_suites(arm: ArmFolder) -> dict[str, float]:
-    folders = [arm.evaluation, *arm.milestones().values()]
+    folders = [arm.evaluation, arm.best, *arm.milestones().values()]
     counts: list[Mapping[str, float]] = [read_json(path)["counts"] for folder in folders for path in folder.results()]
     return {
         EVALUATION: sum(count["generated_tokens"] for count in counts),

@@ -132,14 +132,16 @@ def _arm(recipe: RunConfig, name: str, machine: Machine, inputs: Inputs) -> Plan
     beside = Sampler(config, machine, inputs, training.setup)
     steps, every = config.training.steps, config.training.probe_steps
     at_steps = {step for step in (config.evaluation.at_steps if config.evaluation else ()) if step < steps}
+    ends = 2 if config.evaluation and config.evaluation.at_best else 1  # the best probe may be the last: at most
     sampled = training.refreshes if isinstance(config.pairs, OnPolicyPairSettings) else 0
-    answers = suites * (1 + len(at_steps)) + sampled * sampled_problems(config, inputs) * config.rollouts.samples
+    answers = suites * (ends + len(at_steps)) + sampled * sampled_problems(config, inputs) * config.rollouts.samples
+    at_end = alone.evaluation().times(ends)
     stages = [
         beside.rollouts(REFRESH_ROLLOUTS).times(sampled),
         verification(config, answers),
         *training.stages(),
         beside.probe().times(-(-steps // every) if every else 0),
-        alone.evaluation() + beside.evaluation().times(len(at_steps)) if at_steps else alone.evaluation(),
+        at_end + beside.evaluation().times(len(at_steps)) if at_steps else at_end,
     ]
     counts = {
         CANDIDATES: steps * training.candidates,

@@ -55,19 +55,22 @@ def _accuracy_table(result: StudyResult, rows: Sequence[Mapping[str, Any]]) -> T
     """One condition: arms are rows, suites are columns. Several: conditions are rows, arms are columns."""
     arms = list(dict.fromkeys(arm for row in rows for arm in row["arms"]))
     if len(rows) > 1:
+        told = [{name: then for arm in row["arms"] for name, then in _at_best(arm, row["arms"][arm])} for row in rows]
+        names = [name for arm in arms for name in (arm, f"{arm}:best") if any(name in row for row in told)]
         body = [
-            cells(row["condition"], *(mean_text(row["arms"].get(arm, {}).get("average", [])) for arm in arms))
-            for row in rows
+            cells(row["condition"], *(mean_text(own.get(name, {}).get("average", [])) for name in names))
+            for row, own in zip(rows, told, strict=True)
         ]
         body = [row for row in body if any(cell.text != ABSENT for cell in row[1:])]
-        return Table(f"{result['title']}: average accuracy, %", (result["axis"] or "condition", *arms), tuple(body))
+        return Table(f"{result['title']}: average accuracy, %", (result["axis"] or "condition", *names), tuple(body))
     suites = list(dict.fromkeys(suite for arm in arms for suite in result["arms"][arm]["suites"]))
     lines = []
     for arm in arms:
         values = result["arms"][arm]
         if any(value is not None for value in values["average"]):
-            means = (f"{100 * np.mean(values['suites'][suite]):.1f}" for suite in suites)
-            lines.append(cells(arm, mean_text(values["average"]), *means))
+            for name, then in _at_best(arm, values):
+                means = (f"{100 * np.mean(then['suites'][suite]):.1f}" for suite in suites)
+                lines.append(cells(name, mean_text(then["average"]), *means))
             for step, then in _on_the_way(values).items():
                 lines.append(cells(f"{arm}:{step}", mean_text(then["average"]), *("" for _ in suites)))
     return Table(f"{result['title']}: accuracy, %", ("arm", "average", *suites), tuple(lines))
@@ -94,7 +97,8 @@ def _cost_table(row: Mapping[str, Any], label: str) -> Table:
     for arm, values in row["arms"].items():
         rate = ABSENT if values["learning_rate"] is None else f"{values['learning_rate']:g}"
         if values["steps"]:
-            lines.append(_cost_row(arm, values["steps"], rate, values))
+            lines.append(_cost_row(arm, _mean(values.get("stopped", values["steps"])), rate, values))
+            lines += [_cost_row(name, _mean(best["step"]), rate, best) for name, best in _at_best(arm, values)[1:]]
             lines += [_cost_row(f"{arm}:{step}", step, rate, then) for step, then in _on_the_way(values).items()]
     header = (
         "arm", "steps", "learning rate", "tokens trained", "scored", "reference", "generated", "TFLOP", "wall-clock",
@@ -107,7 +111,16 @@ def _on_the_way(values: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
     return {int(step): then for step, then in values["at_steps"].items() if int(step) != values["steps"]}
 
 
-def _cost_row(label: str, steps: int, rate: str, costs: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _at_best(arm: str, values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """An arm at the end of its training and, where the suites were run on it, at its best probe."""
+    return [(arm, values), *([(f"{arm}:best", values["best"])] if "best" in values else [])]
+
+
+def _mean(values: float | Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _cost_row(label: str, steps: float, rate: str, costs: Mapping[str, Any]) -> tuple[Cell, ...]:
     tokens = ("train_tokens", "scored_tokens", "reference_tokens", "generated_tokens")
     return cells(
         label,

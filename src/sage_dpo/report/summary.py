@@ -20,6 +20,7 @@ class ArmResult:
 
     Attributes:
         average: mean of the suites' accuracies, fraction.
+        best_average: the same at the best probe, where the suites were run on that policy.
         suites: accuracy by suite, fractions.
         average_interval, suite_intervals: 95 % bootstrap intervals, fractions.
         wall_breakdown: seconds by stage.
@@ -36,6 +37,7 @@ class ArmResult:
     costs: dict[str, float]
     exclusions: dict[str, int]
     stop_reason: str = ""
+    best_average: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _arm(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> ArmResult:
         costs=_numbers({name: values.get(name) for name in (*COSTS, "steps", "refreshes", "learning_rate")}),
         exclusions={name: round(number) for name, number in _numbers(values.get("exclusions")).items()},
         stop_reason=str(values.get("stop_reason") or ""),
+        best_average=number((values.get("best") or {}).get("average")),
     )
 
 

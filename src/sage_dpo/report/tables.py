@@ -52,6 +52,7 @@ def result_table(summary: Summary, *, with_intervals: bool = True) -> Table:
     arms = list(summary.arms.values())
     rows = [
         _accuracy_row("average", [a.average for a in arms], [a.average_interval for a in arms], with_intervals),
+        _accuracy_row("average at the best probe", [a.best_average for a in arms], [None] * len(arms), with_intervals),
         *(
             _accuracy_row(
                 suite,

@@ -21,7 +21,7 @@ from sage_dpo.records import PairScore, PreferencePair, Problem, Verdict
 from sage_dpo.run_folder import ArmFolder, RunFolder
 from sage_dpo.storage import read_records
 from sage_dpo.studies.comparisons import as_dict
-from sage_dpo.studies.outcomes import ArmOutcome
+from sage_dpo.studies.outcomes import ArmOutcome, probe_curves
 
 CONFIDENT, UNDECIDED, RARE, MISLABELLED = "confident", "undecided", "rare", "mislabelled"
 CONFIDENT_FROM = 0.5
@@ -198,16 +198,17 @@ def cost_until(outcome: ArmOutcome, target: float, cost: str) -> float | None:
 def tuning(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:
     """Return each swept arm's probe accuracy by value and step, mean over seeds, and the best of the grid.
 
-    Every probe is a candidate for stopping, so steps are tuned along the way of one constant-rate run.
+    Every probe is a candidate for stopping, so steps are tuned along the way of one constant-rate run. An arm whose
+    training ended by itself keeps the accuracy of its last probe.
     """
     table: dict[str, Any] = {}
     for origin in dict.fromkeys(o.origin for o in outcomes if o.value is not None):
         rows = [o for o in outcomes if o.origin == origin]
+        steps, accuracies = probe_curves(rows)
         grid: dict[str, dict[str, float]] = {}
         for value in sorted({o.value for o in rows if o.value is not None}):
-            series = [o.series("probe/accuracy") for o in rows if o.value == value]
-            mean = np.mean([accuracy for _, accuracy in series], axis=0)
-            grid[f"{value:g}"] = {f"{step:.0f}": float(a) for step, a in zip(series[0][0], mean, strict=True) if step}
+            mean = accuracies[[o.value == value for o in rows]].mean(axis=0)
+            grid[f"{value:g}"] = {str(step): float(a) for step, a in zip(steps, mean, strict=True) if step}
         cells = [(value, int(step), a) for value, row in grid.items() for step, a in row.items()]
         best = max(cells, key=lambda cell: cell[2])
         table[origin] = {

@@ -10,7 +10,7 @@ import numpy as np
 from sage_dpo.core.statistics import Interval, seed_interval
 from sage_dpo.costs import COSTS
 from sage_dpo.errors import ConfigError
-from sage_dpo.studies.config import StudyConfig
+from sage_dpo.studies.config import BEST, StudyConfig
 from sage_dpo.studies.outcomes import ArmOutcome
 
 
@@ -25,6 +25,15 @@ def arm_values(outcomes: Sequence[ArmOutcome], seeds: Sequence[int]) -> dict[str
             **{cost: [getattr(row.costs, cost) for row in rows] for cost in COSTS},
         }
     return arms
+
+
+def best_values(outcomes: Sequence[ArmOutcome]) -> dict[str, Any]:
+    """Return what an arm could do, and had cost, at its best probe: lists over its outcomes, one for each seed."""
+    rows = [outcome.best for outcome in outcomes if outcome.best is not None]
+    return {
+        "suites": {suite: [row["suites"][suite] for row in rows] for suite in rows[0]["suites"]},
+        **{key: [row[key] for row in rows] for key in ("step", "probe_accuracy", "average", *COSTS)},
+    }
 
 
 def compare(
@@ -59,26 +68,35 @@ def compare(
 
 
 def accuracies(outcomes: Sequence[ArmOutcome], label: str, seeds: Sequence[int]) -> list[float]:
-    """Return the average accuracy of `condition/arm` or `condition/arm:step` for each seed.
+    """Return the average accuracy of `condition/arm`, `condition/arm:step` or `condition/arm:best` for each seed.
 
     Raises:
-        ConfigError: the arm was not evaluated at that step.
+        ConfigError: the arm was not evaluated then.
     """
     place, _, step = label.partition(":")
     condition, _, arm = place.partition("/")
     values = []
     for seed in seeds:
         row = _find([outcome for outcome in outcomes if outcome.condition == condition], arm, seed)
-        if step and int(step) not in row.at_steps:
-            raise ConfigError(
-                f"outcome {label!r}: arm {arm!r} was evaluated at steps {sorted(row.at_steps)}; add {step} to "
-                "evaluation.at_steps"
-            )
-        value = row.at_steps[int(step)]["average"] if step else row.average
+        value = _then(row, step, label)["average"] if step else row.average
         if value is None:
             raise ConfigError(f"outcome {label!r} has no accuracy: the recipe's evaluation is switched off")
         values.append(float(value))
     return values
+
+
+def _then(outcome: ArmOutcome, step: str, label: str) -> Mapping[str, Any]:
+    """Return what an arm could do at its best probe or after so many steps."""
+    if step == BEST:
+        if outcome.best is None:
+            raise ConfigError(f"outcome {label!r} was not evaluated; switch on evaluation.at_best for a trained arm")
+        return outcome.best
+    if int(step) not in outcome.at_steps:
+        raise ConfigError(
+            f"outcome {label!r}: arm {outcome.arm!r} was evaluated at steps {sorted(outcome.at_steps)}; add {step} to "
+            "evaluation.at_steps"
+        )
+    return outcome.at_steps[int(step)]
 
 
 def difference(first: Sequence[float], other: Sequence[float]) -> dict[str, Any]:

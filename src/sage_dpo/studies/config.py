@@ -13,7 +13,10 @@ from sage_dpo.errors import ConfigError
 _NAME = r"^\w[\w.-]*$"
 
 Outcome = str
-"""`arm`, or `arm:step` for what it could do after `step` optimizer steps; `condition/arm` reaches into a condition."""
+"""`arm`; `arm:80` for what it could do after 80 optimizer steps, `arm:best` at its best probe; `condition/arm` reaches
+into a condition."""
+
+BEST = "best"  # what stands for a step where the step is that of the best probe
 
 
 class ConditionSettings(Section):

@@ -16,7 +16,7 @@ from sage_dpo.config import (
 )
 from sage_dpo.errors import ConfigError, RunFolderError
 from sage_dpo.run_folder import RunFolder, StudyFolder
-from sage_dpo.studies.config import ConditionSettings, StudyConfig, SweepSettings
+from sage_dpo.studies.config import BEST, ConditionSettings, StudyConfig, SweepSettings
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,19 @@ class StudyRun:
     def id(self) -> str:
         """Folder of the run within the study's."""
         return f"{self.condition.name}/seed-{self.seed}"
+
+    def evaluated_steps(self, arm: str) -> list[int]:
+        """Return the optimizer steps after which an arm's policy is told of; none of the untuned policy."""
+        if not self.config.arms[arm].train:
+            return []
+        last = self.config.for_arm(arm).training.steps
+        on_the_way = self.config.evaluation.at_steps if self.config.evaluation else []
+        return sorted({last, *(step for step in on_the_way if step < last)})
+
+    def has_best(self, arm: str) -> bool:
+        """Return whether an arm's policy is told of at its best probe."""
+        evaluation = self.config.evaluation
+        return self.config.arms[arm].train and evaluation is not None and evaluation.at_best
 
     @property
     def recipe(self) -> str:
@@ -88,20 +101,25 @@ def expand(study: StudyConfig, recipe: Path) -> list[StudyRun]:
 def _check_comparisons(study: StudyConfig, runs: list[StudyRun]) -> None:
     """Raise on an outcome that no run will have, before any runs."""
     steps: dict[str, set[int]] = {}
+    without_best: set[str] = set()
     for run in runs:
         for arm in run.arms:
-            own = run.config.for_arm(arm).training.steps if run.config.arms[arm].train else 0
-            on_the_way = run.config.evaluation.at_steps if run.config.evaluation else []
-            evaluated = {own, *(step for step in on_the_way if step < own)} if own else set()
+            evaluated = set(run.evaluated_steps(arm))
             for label in (arm, f"{run.condition.name}/{arm}"):
                 steps[label] = steps.get(label, evaluated) & evaluated  # `arm` means it in every condition that has it
+                without_best |= set() if run.has_best(arm) else {label}
     for name, roles in study.comparisons.items():
         for label in roles.values():
             arm, _, step = label.partition(":")
             if arm not in steps:
                 known = ", ".join(sorted(label for label in steps if "/" not in label))
                 raise ConfigError(f"comparison {name!r}: arm {arm!r} is in no run; known arms: {known}")
-            if step and (not step.isdigit() or int(step) not in steps[arm]):
+            if step == BEST and arm in without_best:
+                raise ConfigError(
+                    f"comparison {name!r}: {label!r} will not be evaluated; switch on evaluation.at_best, and name an "
+                    "arm that is trained"
+                )
+            if step and step != BEST and (not step.isdigit() or int(step) not in steps[arm]):
                 raise ConfigError(
                     f"comparison {name!r}: {label!r} will not be evaluated, {arm!r} is at steps {sorted(steps[arm])}; "
                     f"add the step to evaluation.at_steps"

@@ -27,7 +27,10 @@ class ArmOutcome:
         average: mean of the suites' accuracies, a fraction; `None` if no suites were run.
         suites: accuracy by suite.
         costs: of making its policy.
-        at_steps: the same by optimizer steps, for `evaluation.at_steps` and the last step.
+        steps: optimizer steps taken.
+        at_steps: average and costs by optimizer steps, for `evaluation.at_steps` and the last step; training that
+            ended earlier by itself stays what it was then.
+        best: the same at the best probe, with its `step`, `probe_accuracy` and `suites`; `None` without `at_best`.
         first_pool: what the pool that all arms share cost.
         metrics: rows of `metrics.jsonl`.
         folder: of the arm, in its run.
@@ -41,7 +44,9 @@ class ArmOutcome:
     average: float | None
     suites: dict[str, float]
     costs: Costs
+    steps: int
     at_steps: dict[int, dict[str, Any]]
+    best: dict[str, Any] | None
     first_pool: Costs
     metrics: list[dict[str, Any]] = field(repr=False)
     folder: ArmFolder
@@ -74,9 +79,6 @@ def _read_run(run: StudyRun, folder: RunFolder) -> list[ArmOutcome]:
 
 def _read_arm(run: StudyRun, folder: ArmFolder, values: dict[str, Any], first_pool: Costs) -> ArmOutcome:
     origin, swept = run.arms[folder.name]
-    at_steps = {int(step): row for step, row in values.get("at_steps", {}).items()}
-    if values["steps"]:
-        at_steps[int(values["steps"])] = values
     return ArmOutcome(
         condition=run.condition.name,
         seed=run.seed,
@@ -86,8 +88,29 @@ def _read_arm(run: StudyRun, folder: ArmFolder, values: dict[str, Any], first_po
         average=values["average"],
         suites=values["suites"],
         costs=Costs.from_dict(values),
-        at_steps=at_steps,
+        steps=values["steps"],
+        at_steps=_at_steps(run, folder.name, values),
+        best=values.get("best"),
         first_pool=first_pool,
         metrics=read_jsonl(folder.metrics) if folder.metrics.is_file() else [],
         folder=folder,
     )
+
+
+def _at_steps(run: StudyRun, arm: str, values: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    on_the_way = {int(step): row for step, row in values["at_steps"].items()}
+    return {step: on_the_way[step] if step < values["steps"] else values for step in run.evaluated_steps(arm)}
+
+
+def probe_curves(outcomes: Sequence[ArmOutcome]) -> tuple[list[int], NDArray[np.float64]]:
+    """Return (steps, `[outcomes, steps]` probe accuracies), at every step that one of them was probed at.
+
+    Without probes there are no steps. In between, and after training that ended by itself, an outcome has the accuracy
+    of its last probe.
+    """
+    series = [outcome.series("probe/accuracy") for outcome in outcomes]
+    if not all(own.size for own, _ in series):
+        return [], np.empty((len(outcomes), 0))
+    steps = np.unique(np.concatenate([own for own, _ in series]))
+    rows = [accuracy[np.searchsorted(own, steps, side="right") - 1] for own, accuracy in series]
+    return [int(step) for step in steps], np.array(rows)

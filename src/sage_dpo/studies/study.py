@@ -14,12 +14,12 @@ from sage_dpo.report.study import write_study_report
 from sage_dpo.run_folder import StudyFolder
 from sage_dpo.storage import read_json, write_json
 from sage_dpo.studies.analyses import kept_by_cause, selection_quality, time_to_quality, tuning
-from sage_dpo.studies.comparisons import arm_values, as_dict, compare
+from sage_dpo.studies.comparisons import arm_values, as_dict, best_values, compare
 from sage_dpo.studies.config import ConditionSettings, StudyConfig, load_study
 from sage_dpo.studies.execute import execute
 from sage_dpo.studies.gradient_noise import gradient_noise
 from sage_dpo.studies.grid import StudyRun, expand
-from sage_dpo.studies.outcomes import ArmOutcome, read_outcomes
+from sage_dpo.studies.outcomes import ArmOutcome, probe_curves, read_outcomes
 
 
 def run_study(
@@ -97,20 +97,22 @@ def _condition(
     arms = arm_values(outcomes, seeds)
     for outcome in (o for o in outcomes if o.seed == seeds[0]):
         own = config.for_arm(outcome.arm)
+        own_outcomes = [o for o in outcomes if o.arm == outcome.arm]
         arms[outcome.arm] |= {
             "origin": outcome.origin,
             "value": outcome.value,
             "learning_rate": own.training.learning_rate if config.arms[outcome.arm].train else None,
             "steps": max(outcome.at_steps, default=0),
             "at_steps": {
-                str(step): {
-                    key: [o.at_steps[step][key] for o in outcomes if o.arm == outcome.arm]
-                    for key in ("average", *COSTS)
-                }
+                str(step): {key: [o.at_steps[step][key] for o in own_outcomes] for key in ("average", *COSTS)}
                 for step in outcome.at_steps
             },
-            "probe": _curve([o for o in outcomes if o.arm == outcome.arm]),
+            "probe": _curve(own_outcomes),
         }
+        if any(o.steps != max(outcome.at_steps, default=0) for o in own_outcomes):
+            arms[outcome.arm]["stopped"] = [o.steps for o in own_outcomes]
+        if outcome.best is not None:
+            arms[outcome.arm]["best"] = best_values(own_outcomes)
     result: dict[str, Any] = {
         "condition": condition.name,
         "x": condition.x,
@@ -135,11 +137,8 @@ def _condition(
 
 def _curve(outcomes: Sequence[ArmOutcome]) -> list[dict[str, float | None]]:
     """Probe accuracy by step, mean over seeds with its interval; empty if it was not measured."""
-    series = [outcome.series("probe/accuracy") for outcome in outcomes]
-    if not series or not series[0][0].size:
-        return []
-    steps = series[0][0]
-    columns = zip(*(accuracy for _, accuracy in series), strict=True)
+    steps, accuracies = probe_curves(outcomes)
     return [
-        {"step": float(step), **as_dict(seed_interval(values))} for step, values in zip(steps, columns, strict=True)
+        {"step": float(step), **as_dict(seed_interval(values))}
+        for step, values in zip(steps, accuracies.T, strict=True)
     ]

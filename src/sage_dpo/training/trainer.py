@@ -56,6 +56,7 @@ class SAGETrainer(DPOTrainer):
 
     Attributes:
         stream: the selection step: pool, scores, reference log-probabilities, counts and log.
+        stop_reason: why training stopped by itself before its last step, if it did.
 
     Raises:
         ConfigError, DataError, EmptyPoolError: before training starts, with the remedy in the message.
@@ -111,7 +112,7 @@ class SAGETrainer(DPOTrainer):
             log=CandidateLog(Path(str(args.output_dir), "candidates") if is_logged else None),
         )
         self._resume_path: str | None = None
-        self._stop_reason: str | None = None
+        self.stop_reason: str | None = None
         self.add_callback(_StreamCallback(self))
 
     def _stream_settings(self) -> StreamSettings:
@@ -157,6 +158,12 @@ class SAGETrainer(DPOTrainer):
     def log_metric(self, name: str, value: float) -> None:
         """Add a number to what is logged next; several between two logs are averaged."""
         self._metrics["train"][name].append(value)
+
+    def stop(self, reason: str) -> None:
+        """End training after this step; for callbacks."""
+        self.control.should_training_stop = True
+        self.stop_reason = reason
+        logger.warning(f"training stops: {reason}")
 
     def _log_selection(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -254,25 +261,17 @@ class SAGETrainer(DPOTrainer):
         """Refresh the pool with the policy as it is now."""
         self._log_selection(self.stream.refresh(self.model, step=self.state.global_step))
 
-    @property
-    def stop_reason(self) -> str | None:
-        """Why training stopped by itself before its last step, if it did."""
-        return self._stop_reason
-
-    def between_steps(self, step: int) -> bool:
-        """Refresh the pool if it is due or spent; return whether training is to stop."""
+    def between_steps(self, step: int) -> None:
+        """Refresh the pool if it is due or spent; stop where it is spent and cannot be renewed."""
         every = self.args.refresh_steps
         if self.stream.gate.is_spent and not self.stream.can_renew:
             open_share = self.args.spent_share
-            self._stop_reason = (
+            self.stop(
                 f"the pool is spent after step {step}: at most {100 * open_share:g} % of its pairs have a margin below "
                 f"the gate ({self.stream.gate.threshold:.3g})"
             )
-            logger.warning(f"training stops: {self._stop_reason}")
-            return True
-        if (every and step % every == 0) or self.stream.gate.is_spent:
+        elif (every and step % every == 0) or self.stream.gate.is_spent:
             self.refresh_pool()
-        return False
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -292,8 +291,8 @@ class _StreamCallback(TrainerCallback):
         self._trainer.start_stream()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step < state.max_steps and self._trainer.between_steps(state.global_step):
-            control.should_training_stop = True
+        if not control.should_training_stop:  # after the last step nothing needs a new pool
+            self._trainer.between_steps(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.stream.log.flush()

@@ -13,10 +13,11 @@ from sage_dpo.evaluation import EvaluationResult, SuiteResult
 from sage_dpo.pipeline.summary import summarize
 from sage_dpo.rollouts.engine import SamplingParams
 from sage_dpo.run_folder import FIRST_POOL, RunFolder
-from sage_dpo.storage import write_json
+from sage_dpo.storage import read_json, write_json
 
 ARMS = {"base": {"train": False}, "sage": {}, "dpo_full": {}}
 POOL = Costs(generated_tokens=5, wall_s=2.0, wall_breakdown={FIRST_POOL: 2.0}, flops=10.0)
+HALF = Costs(train_tokens=50, flops=500.0)
 TRAINED = Costs(100, 200, 50, 7, 30.0, {"refresh": 10.0, "training": 20.0, "probe": 4.0}, 1000.0, 64, 32)
 
 
@@ -29,7 +30,8 @@ def result(*right: float) -> EvaluationResult:
 def summary(folder: Path, results: dict[str, EvaluationResult] | None = None, **changes: Any) -> dict[str, Any]:
     values = {"name": "r", "problems": {"kind": "gym"}, "training": {"steps": 4}, "arms": ARMS, **changes}
     config, run = validate(RunConfig, values), RunFolder(folder)
-    trained = {"costs": TRAINED.as_dict(), "refreshes": 1, "steps": 4, "exclusions": {"over_long": 2}}
+    best = {"step": 3, "probe_accuracy": 0.75, "costs": HALF.as_dict()}
+    trained = {"costs": TRAINED.as_dict(), "refreshes": 1, "steps": 4, "exclusions": {"over_long": 2}, "best": best}
     infos = {FIRST_POOL: {"costs": POOL.as_dict()}, **{run.arm(arm).stage: trained for arm in config.trained_arms}}
     write_json(run.manifest, {"stages": {name: {"seconds": 1.0, "info": info} for name, info in infos.items()}})
     found = {"base": result(0, 0), "sage": result(1, 1), "dpo_full": result(1, 0)} if results is None else results
@@ -52,13 +54,35 @@ def test_the_untuned_policy_cost_nothing_but_its_evaluation(tmp_path: Path) -> N
 
 def test_suites_on_the_way_have_the_costs_until_then(tmp_path: Path) -> None:
     milestone = RunFolder(tmp_path).arm("sage").milestone(2)
-    half = Costs(train_tokens=50, flops=500.0)
-    write_json(milestone.costs, half.as_dict())
+    write_json(milestone.costs, HALF.as_dict())
     write_json(milestone.result("short"), {"accuracy": 0.25})
     (RunFolder(tmp_path).arm("sage").milestone(3).root).mkdir()  # interrupted before its costs were written
     assert summary(tmp_path)["arms"]["sage"]["at_steps"] == {
-        "2": {"average": 0.25, "suites": {"short": 0.25}, **(half + POOL).as_dict()}
+        "2": {"average": 0.25, "suites": {"short": 0.25}, **(HALF + POOL).as_dict()}
     }
+
+
+AT_BEST = {"probe": {"kind": "gym"}, "evaluation": {"at_best": True}, "training": {"steps": 4, "probe_steps": 1}}
+
+
+def test_the_policy_of_the_best_probe_has_the_costs_until_then(tmp_path: Path) -> None:
+    for arm in ("sage", "dpo_full"):
+        write_json(RunFolder(tmp_path).arm(arm).best.result("short"), {"accuracy": 0.25})
+    arms = summary(tmp_path, **AT_BEST)["arms"]
+    then = {"step": 3, "probe_accuracy": 0.75, "average": 0.25, "suites": {"short": 0.25}, **(HALF + POOL).as_dict()}
+    assert (arms["sage"]["best"], arms["base"]["best"]) == (then, None)
+    assert summary(tmp_path)["arms"]["sage"]["best"] is None  # the suites were not asked for
+
+
+def test_where_the_best_probe_is_the_last_its_suites_are_those_of_the_end(tmp_path: Path) -> None:
+    summary(tmp_path, {})
+    manifest = read_json(RunFolder(tmp_path).manifest)
+    for stage in manifest["stages"].values():
+        stage["info"]["steps"] = 3
+    write_json(RunFolder(tmp_path).manifest, manifest)
+    config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}, "arms": {"sage": {}}, **AT_BEST})
+    arm = summarize(config, RunFolder(tmp_path), {"sage": result(1, 0)})["arms"]["sage"]
+    assert (arm["best"]["average"], arm["best"]["suites"]) == (0.5, {"short": 0.5})
 
 
 def test_the_last_trained_arm_is_compared_with_every_other(tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ def test_suites_on_the_way_are_sampled_and_graded_as_well() -> None:
     twice = plan({"evaluation.at_steps": [30, 60]}, inputs=inputs)  # after the last step is the end, not the way
     assert tokens(twice, "sage")["evaluation"] == 2 * 1600 * 20
     assert tokens(twice, "sage")["verification"] - tokens(once, "sage")["verification"] == 1600
+    best = plan({"evaluation.at_best": True}, inputs=inputs)
+    assert tokens(best, "vanilla") == tokens(once, "vanilla")
+    assert tokens(best, "sage")["evaluation"] == 2 * 1600 * 20
+    assert tokens(best, "sage")["verification"] == tokens(twice, "sage")["verification"]
 
 
 def test_the_reference_is_run_once_per_completion() -> None:

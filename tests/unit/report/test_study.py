@@ -136,6 +136,29 @@ def test_costs_on_the_way_follow_their_arm() -> None:
     assert texts(costs)[1] == ["sage:2", "2", "0.0001", "100", "250", "50", "0", "0.25", "9.0 s"]
 
 
+BEST = {**then(0.7, 0.8), "suites": {"short": [0.7, 0.8], "long": [0.5, 0.5]}, "step": [2, 3]}
+
+
+def test_the_best_probe_follows_its_arm_with_its_suites_and_the_mean_of_its_steps() -> None:
+    result = study(condition(sage=arm(0.5, 0.6, best=BEST)))
+    assert texts(table(result, "A study"))[1] == ["sage:best", "75.0 ± 63.5", "75.0", "50.0"]
+    costs = texts(table(result, "Cost"))
+    assert [row[0] for row in costs] == ["sage", "sage:best"]
+    assert costs[1][1:4] == ["2", "0.0001", "100"]  # (2 + 3) / 2 steps, rounded to even
+
+
+def test_the_best_probe_is_a_column_of_its_own_where_conditions_are_rows() -> None:
+    rows = [condition("few", sage=arm(0.5, 0.5, best=BEST), dpo=arm(0.4, 0.4)), condition("many", dpo=arm(0.3, 0.3))]
+    accuracy = table(study(*rows), "A study")
+    assert accuracy.header == ("condition", "sage", "sage:best", "dpo")
+    assert texts(accuracy)[1] == ["many", "–", "–", "30.0 ± 0.0"]
+
+
+def test_steps_of_training_that_ended_by_itself_are_those_taken() -> None:
+    costs = table(study(condition(sage=arm(0.5, 0.6, stopped=[2, 4]))), "Cost")
+    assert texts(costs)[0][:2] == ["sage", "3"]
+
+
 def test_conditions_name_their_own_tables() -> None:
     captions = [one.caption for one in study_tables(study(TWO_ARMS, condition("more", sage=arm(0.5, 0.6))))]
     assert "Cost, means over seeds: base" in captions

@@ -15,9 +15,9 @@ from sage_dpo.studies.outcomes import ArmOutcome
 
 OUTCOMES = [
     outcome("vanilla", 1, 0.40),
-    outcome("sage", 1, 0.60, at_steps={2: 0.50, 4: 0.60}, flops=7.0),
+    outcome("sage", 1, 0.60, at_steps={2: 0.50, 4: 0.60}, best={"step": 2, "average": 0.70}, flops=7.0),
     outcome("vanilla", 2, 0.50),
-    outcome("sage", 2, 0.80, at_steps={2: 0.55, 4: 0.80}, flops=9.0),
+    outcome("sage", 2, 0.80, at_steps={2: 0.55, 4: 0.80}, best={"step": 4, "average": 0.80}, flops=9.0),
 ]
 
 
@@ -59,6 +59,16 @@ def test_the_first_role_is_compared_with_every_other() -> None:
 def test_the_last_step_is_the_arm_itself() -> None:
     result = compared(final={"end": "sage:4", "arm": "sage"})
     assert result["final"]["end_minus_arm"]["values"] == [0.0, 0.0]
+
+
+def test_each_seed_has_a_best_probe_of_its_own() -> None:
+    result = compared(final={"best": "sage:best", "base": "vanilla"})
+    assert result["final"]["best_minus_base"]["values"] == pytest.approx([0.3, 0.3])
+
+
+def test_an_arm_without_a_best_probe_is_an_error_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"'base/vanilla:best' was not evaluated; switch on evaluation.at_best"):
+        compared(final={"a": "sage", "b": "vanilla:best"})
 
 
 def test_a_label_may_reach_into_another_condition() -> None:

@@ -174,6 +174,7 @@ def test_every_run_has_a_subject_of_its_own_arms(recipe: Path) -> None:
 
 CONDITIONS = [{"name": "a", "arms": ["vanilla", "sage"]}, {"name": "b", "set": {"training.steps": 2}}]
 PROBED = {"training.probe_steps": 2, "probe": {"kind": "gym", "split": "probe", "count": 8}}
+AT_BEST = {**PROBED, "evaluation.at_best": True}
 SWEEP = {"key": "selection.keep_ratio", "values": [0.5], "arms": ["sage"]}
 
 
@@ -191,6 +192,13 @@ def comparison(label: str, **changes: Any) -> dict[str, Any]:
         (comparison("a/dpo_full", conditions=CONDITIONS), "arm 'a/dpo_full' is in no run"),
         (comparison("sage:3"), r"'sage:3' will not be evaluated, 'sage' is at steps \[4\]; add the step"),
         (comparison("sage:9", set={"evaluation.at_steps": [1, 9]}), r"'sage' is at steps \[1, 4\]"),
+        (comparison("sage:best"), "'sage:best' will not be evaluated; switch on evaluation.at_best"),
+        (comparison("vanilla:best", set=AT_BEST), "'vanilla:best' will not be evaluated; .* an arm that is trained"),
+        (
+            comparison("sage:best", set=PROBED, conditions=[{"name": "a", "set": AT_BEST}, {"name": "b"}]),
+            "'sage:best' will not be evaluated",
+        ),
+        (comparison("sage", set={"evaluation.at_best": True}), "at_best is on, but training.probe_steps is 0"),
         (comparison("sage:x"), "'sage:x' will not be evaluated"),
         (comparison("vanilla:0"), r"'vanilla' is at steps \[\]"),
         # in condition a it ends at step 4, in condition b at step 2
@@ -231,6 +239,8 @@ def test_what_cannot_be_answered_is_refused(changes: dict[str, Any], message: st
         comparison("sage:2", set={"evaluation.at_steps": [2]}),
         comparison("a/sage:4", conditions=CONDITIONS),
         comparison("sage:2", set={"evaluation.at_steps": [2]}, conditions=CONDITIONS),
+        comparison("sage:best", set=AT_BEST),
+        comparison("a/sage:best", set=PROBED, conditions=[{"name": "a", "set": AT_BEST}, {"name": "b"}]),
         comparison("b/dpo_full", conditions=CONDITIONS),
         comparison("sage@0.5", sweep=SWEEP),
         {

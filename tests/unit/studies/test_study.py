@@ -11,7 +11,7 @@ import yaml
 from sage_dpo.costs import COSTS, Costs
 from sage_dpo.errors import DataError, RunFolderError
 from sage_dpo.run_folder import FIRST_POOL
-from sage_dpo.storage import read_json, write_json, write_text
+from sage_dpo.storage import read_json, write_json, write_jsonl, write_text
 from sage_dpo.studies import study
 from sage_dpo.studies.config import load_study
 from sage_dpo.studies.grid import expand
@@ -44,15 +44,20 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "study.yaml"
 
 
-def complete(path: Path, condition: str, seed: int) -> None:
+def complete(path: Path, condition: str, seed: int, **sage: Any) -> None:
     """Leave what a run leaves, with accuracy and costs from its seed: 0.1 times it, and 10 times as much."""
     row = {"average": 0.1 * seed, "suites": {"short": 0.1 * seed}, **dict.fromkeys(COSTS, 10.0 * seed)}
     half = {"average": 0.05 * seed, "suites": {"short": 0.05 * seed}, **dict.fromkeys(COSTS, 5.0 * seed)}
-    arms = {"vanilla": {**row, "steps": 0, "at_steps": {}}, "sage": {**row, "steps": 4, "at_steps": {"2": half}}}
+    arms = {
+        "vanilla": {**row, "steps": 0, "at_steps": {}},
+        "sage": {**row, "steps": 4, "at_steps": {"2": half}, **sage},
+    }
     loaded = load_study(path)
     runs = expand(loaded, path.parent / loaded.recipe)
     run = next(run for run in runs if run.condition.name == condition and run.seed == seed)
     folder = run.folder(path.parent / "out")
+    probes = [{"step": step, "probe/accuracy": 0.1 * seed} for step in (0, arms["sage"]["steps"])]
+    write_jsonl(folder.arm("sage").metrics, probes)
     pool = {"info": {"costs": Costs(wall_s=3.0, flops=7.0).as_dict()}}
     write_text(folder.config, run.recipe)
     write_json(folder.summary, {"arms": arms})
@@ -90,6 +95,35 @@ def test_steps_on_the_way_have_accuracy_and_costs(path: Path) -> None:
         "4": {"average": [0.1], **{cost: [10.0] for cost in COSTS}},
     }
     assert arms["vanilla"]["at_steps"] == {}
+
+
+def test_training_that_ended_by_itself_stays_what_it_was_then(path: Path) -> None:
+    for condition in ("a", "b"):
+        complete(path, condition, 1, steps=1, at_steps={})
+        complete(path, condition, 2)
+    sage = told(path)["arms"]["sage"]
+    assert (sage["steps"], sage["stopped"]) == (4, [1, 4])
+    assert sage["at_steps"]["2"]["average"] == [0.1, 0.1]
+    assert sage["at_steps"]["4"]["flops"] == [10.0, 20.0]
+    # seed 1 is probed after its step 1, seed 2 after step 4
+    assert [point["step"] for point in sage["probe"]] == [0, 1, 4]
+    assert [point["mean"] for point in sage["probe"]] == pytest.approx([0.15, 0.15, 0.15])
+
+
+def test_the_best_probe_has_its_step_accuracy_and_costs_for_every_seed(path: Path) -> None:
+    for seed, step in ((1, 2), (2, 4)):
+        best = {"step": step, "probe_accuracy": 0.5, "average": 0.6, "suites": {"short": 0.6}}
+        for condition in ("a", "b"):
+            complete(path, condition, seed, best={**best, **dict.fromkeys(COSTS, 7.0 * seed)})
+    arms = told(path)["arms"]
+    assert arms["sage"]["best"] == {
+        "step": [2, 4],
+        "probe_accuracy": [0.5, 0.5],
+        "average": [0.6, 0.6],
+        "suites": {"short": [0.6, 0.6]},
+        **{cost: [7.0, 14.0] for cost in COSTS},
+    }
+    assert "best" not in arms["vanilla"]
 
 
 def test_without_any_run_there_is_nothing_to_tell(path: Path) -> None:
