@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from sage_dpo.pipeline.run import run
 from sage_dpo.pipeline.tune import tune
 from sage_dpo.records import PairScore
 from sage_dpo.selection.checkpoint import last_complete_checkpoint
-from sage_dpo.storage import read_json, read_jsonl, read_records
+from sage_dpo.storage import read_json, read_jsonl, read_records, write_json
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -43,7 +44,7 @@ RECIPE = {
         "max_length": 256,
         "trainer": {"gradient_checkpointing": False},
     },
-    "evaluation": {"suites": {"kind": "gym", "names": ["short"]}, "max_new_tokens": 64},
+    "evaluation": {"suites": {"kind": "gym", "names": ["short"]}, "max_new_tokens": 64, "at_best": True},
     "arms": {"vanilla": {"train": False}, "sage": {}},
 }
 
@@ -70,8 +71,14 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in read_jsonl(folder / "arms" / "sage" / "metrics.jsonl") if "loss" in row]
 
 
+def at_best(folder: Path) -> dict[str, object]:
+    best = read_json(folder / "summary.json")["arms"]["sage"]["best"]
+    return {name: value for name, value in best.items() if not name.startswith("wall")}
+
+
 def assert_same_run(first: Path, second: Path) -> None:
     assert losses(first) == losses(second)
+    assert at_best(first) == at_best(second)
     assert selections(first) == selections(second)
     for (name, mine), other in zip(weights(first).items(), weights(second).values(), strict=True):
         assert torch.equal(mine, other), name
@@ -194,18 +201,51 @@ def test_no_correct_sample_at_all_says_so(tmp_path):
         run(config, output=tmp_path / "run", progress=False)
 
 
-def test_a_fixed_pool_with_lora(tmp_path, finished):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> tuple[RunConfig, Path]:
+    """A fixed pool, LoRA, and a rate so low that no probe is better than the first: two are waited for."""
     pairs = ROOT / "examples" / "preferences.jsonl"
     config = make_config(
         policy={"path": "gym:S", "lora": {"r": 4, "alpha": 8}},
         problems=None,
-        probe=None,
         pairs={"kind": "fixed", "path": str(pairs), "limit": 40},
-        training={**RECIPE["training"], "probe_steps": 0, "learning_rate": 1e-3},
+        training={**RECIPE["training"], "steps": 9, "probe_steps": 1, "patience": 2, "learning_rate": 1e-12},
     )
-    folder = run(config, output=tmp_path / "run", progress=False)
+    return config, run(config, output=tmp_path_factory.mktemp("runs") / "stopped", progress=False)
+
+
+def test_a_fixed_pool_with_lora(stopped):
+    _, folder = stopped
     assert (folder / "arms/sage/policy/adapter_model.safetensors").is_file()
-    assert read_json(folder / "summary.json")["arms"]["sage"]["kept_pairs"] == 16
+    assert read_json(folder / "summary.json")["arms"]["sage"]["kept_pairs"] == 12
+
+
+def test_training_stops_where_no_probe_is_better_and_the_best_policy_is_evaluated(stopped):
+    _, folder = stopped
+    arm = read_json(folder / "summary.json")["arms"]["sage"]
+    assert (arm["steps"], arm["best"]["step"]) == (3, 1)
+    assert arm["stop_reason"] == "no better probe accuracy since step 1 (2 probes)"
+    assert arm["best"]["suites"] == arm["suites"]
+    assert arm["best"]["train_tokens"] < arm["train_tokens"]
+    assert [path.name for path in (folder / "arms/sage/best").glob("policy-*")] == ["policy-000001"]
+    assert (folder / "arms/sage/best/short.json").is_file()
+    assert arm["stop_reason"] in (folder / "report" / "index.html").read_text()
+
+
+def test_killed_after_it_had_stopped_training_takes_no_further_step(stopped, tmp_path):
+    config, finished = stopped
+    folder = shutil.copytree(finished, tmp_path / "run")
+    manifest = read_json(folder / "manifest.json")
+    del manifest["stages"]["arms/sage/train"]
+    write_json(folder / "manifest.json", manifest)
+    for path in ("summary.json", "arms/sage/best/short.json", "arms/sage/metrics.jsonl"):
+        (folder / path).unlink()
+    run(config, output=folder, progress=False)
+    assert losses(folder) == losses(finished)
+    assert at_best(folder) == at_best(finished)
+    again, before = (read_json(path / "summary.json")["arms"]["sage"] for path in (folder, finished))
+    for name in ("steps", "stop_reason", "suites", "train_tokens", "scored_tokens", "kept_pairs"):
+        assert again[name] == before[name]
 
 
 def test_learning_rates_are_tuned_on_the_probe_with_one_grid_for_all_arms(tmp_path):

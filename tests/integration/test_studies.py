@@ -122,7 +122,13 @@ STUDY = {
     "title": "A tiny study",
     "recipe": "recipe.yaml",
     "seeds": [1, 2],
-    "set": {"training.steps": 2, "pool.refresh_steps": 0, "evaluation.at_steps": [1]},
+    "set": {
+        "training.steps": 2,
+        "training.probe_steps": 1,
+        "pool.refresh_steps": 0,
+        "evaluation.at_steps": [1],
+        "evaluation.at_best": True,
+    },
     "arms": {
         "dpo_full": {
             "selection": {"selector": "all", "keep_ratio": 1.0},
@@ -137,7 +143,9 @@ STUDY = {
         "label": "gamma",
         "linked": {"training.pairs_per_step": [2, 4]},
     },
-    "comparisons": {"half": {"sage": "sage@0.5", "dpo_full": "dpo_full", "early": "sage@0.5:1"}},
+    "comparisons": {
+        "half": {"sage": "sage@0.5", "dpo_full": "dpo_full", "early": "sage@0.5:1", "best": "sage@0.5:best"}
+    },
     "analyses": ["selection_quality", "time_to_quality", "tuning"],
     "reference": "dpo_full",
 }
@@ -192,16 +200,28 @@ def test_results_are_those_of_the_runs(done):
     swept = arms["sage@0.25"]
     assert (swept["origin"], swept["value"], swept["learning_rate"], swept["steps"]) == ("sage", 0.25, 1e-4, 2)
     assert list(swept["at_steps"]) == ["1", "2"]
-    assert [point["step"] for point in swept["probe"]] == [0, 2]
+    assert [point["step"] for point in swept["probe"]] == [0, 1, 2]
     assert (arms["vanilla"]["steps"], arms["vanilla"]["learning_rate"], arms["vanilla"]["probe"]) == (0, None, [])
 
 
 def test_comparisons_are_paired_by_seed(done):
     results = read_json(done[0] / "results.json")
     arms, entries = results["arms"], results["comparisons"]["half"]
-    assert list(entries) == ["sage_minus_dpo_full", "sage_minus_early"]
+    assert list(entries) == ["sage_minus_dpo_full", "sage_minus_early", "sage_minus_best"]
     pairs = zip(arms["sage@0.5"]["average"], arms["dpo_full"]["average"], strict=True)
     assert entries["sage_minus_dpo_full"]["values"] == pytest.approx([a - b for a, b in pairs])
+
+
+def test_the_best_probe_of_each_seed_is_the_arm_after_its_steps(done):
+    root, printed = done
+    arms = read_json(root / "results.json")["arms"]
+    assert "best" not in arms["vanilla"]
+    for name in (name for name in arms if name != "vanilla"):
+        best, at_steps = arms[name]["best"], arms[name]["at_steps"]
+        for seed, step in enumerate(best["step"]):
+            for key in ("average", "train_tokens", "scored_tokens", "flops"):
+                assert best[key][seed] == at_steps[str(step)][key][seed]
+        assert f"{name}:best" in printed
 
 
 def test_analyses_are_answered(done):

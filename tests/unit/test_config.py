@@ -61,6 +61,8 @@ def test_overrides_reach_nested_keys(tmp_path):
         ({"pool": {"schedule_start": [0.5, 0.2, 0.2], "schedule_end": [0, 0, 1]}}, "sum 0.9; expected"),
         ({"problems": None}, "add a `problems` section"),
         ({"training": {"probe_steps": 5}}, "there is no `probe` section"),
+        ({"training": {"patience": 2}}, "patience is 2, counted in probes, but training.probe_steps is 0"),
+        ({"evaluation": {"at_best": True}}, "at_best is on, but training.probe_steps is 0"),
         ({"rollouts": {"prompt_template": "no place"}}, "must contain '{problem}'"),
         ({"arms": {"a": {"selection": {"gama": 1}}}}, "unknown key 'arms.a.selection.gama'"),
         ({"name": "a/b"}, "name"),
