@@ -122,8 +122,9 @@ class Clock(TrainerCallback):
         return {"cost/seconds": costs.wall_s, "cost/flops": costs.flops, "probe/accuracy": accuracy}
 
     def _save_policy(self, folder: Path) -> None:
-        self._trainer.model.save_pretrained(folder)
-        self._trainer.processing_class.save_pretrained(folder)
+        tokenizer: Any = self._trainer.processing_class
+        for part in (self._trainer.model, tokenizer):
+            part.save_pretrained(folder)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         content = {

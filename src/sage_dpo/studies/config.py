@@ -82,9 +82,9 @@ class StudyConfig(Section):
     axis: str = Field("", description="Label of the conditions' axis.")
     comparisons: dict[str, dict[str, Outcome]] = Field(
         default_factory=dict,
-        description="Name -> role -> outcome: `arm`, `arm:80` (after 80 steps), `arm:best` (at its best probe), or one of "
-        "them in another condition, `condition/arm`. The first role is compared with each other one, paired by seed. "
-        "Empty: the subject with every other.",
+        description="Name -> role -> outcome: `arm`, `arm:80` (after 80 steps), `arm:best` (at its best probe), or one "
+        "of them in another condition, `condition/arm`. The first role is compared with each other one, paired by "
+        "seed. Empty: the subject with every other.",
     )
     analyses: list[Analysis] = Field(
         default_factory=list,

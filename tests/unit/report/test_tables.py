@@ -51,6 +51,13 @@ def test_arms_equal_at_printed_precision_are_both_best() -> None:
     assert [cell.is_best for cell in row[1:]] == [True, True]
 
 
+def test_the_best_probes_average_has_a_row_where_it_was_evaluated() -> None:
+    summary = two_arms(0.5, 0.61)
+    assert "best probe" not in markdown_tables(summary)
+    summary["arms"]["b"]["best"] = {"step": 2, "average": 0.7}
+    assert "| average at the best probe | – | 70.0 |" in markdown_tables(summary)
+
+
 def test_a_single_arm_is_not_called_best() -> None:
     summary = {"arms": {"sage": {"average": 0.6, "suites": {}}}}
     assert not any(cell.is_best for cell in result_table(Summary.from_dict(summary)).rows[0])
