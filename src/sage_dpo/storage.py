@@ -150,8 +150,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return [row for _, row in numbered_rows(path)]
 
 
-def numbered_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered_rows(path: str | Path, *, allows_lists: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, row) of a JSON Lines file; empty lines are passed over.
+
+    Args:
+        path: of the file.
+        allows_lists: take a list of different things as a row, see `as_row`.
 
     Raises:
         DataError: no such file, or a line that is not one JSON object in UTF-8; names file, line and remedy.
@@ -163,24 +167,56 @@ def numbered_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = _without_byte_order_mark(line, path)
+                if line.lstrip().startswith(b"[") and not (allows_lists and _is_list_row(line)):
+                    raise DataError(
+                        f"{path}: is one JSON array, expected one object a line; name it {path.stem}.json, or convert "
+                        f"it: `jq -c '.[]' {path.name}`"
+                    )
             if line.strip():
-                yield number, parse_row(line, f"{path}, line {number}")
+                place = f"{path}, line {number}"
+                yield number, (as_row(parse_json(line, place), place) if allows_lists else parse_row(line, place))
+
+
+def _is_list_row(line: bytes) -> bool:
+    """Whether a line is a list of objects of different kinds (a turn and its answer), not an array of equal rows."""
+    try:
+        items = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return len({tuple(item) if isinstance(item, dict) else type(item) for item in items}) > 1
 
 
 def parse_row(line: bytes, place: str) -> dict[str, Any]:
-    """Return the JSON object that one line holds.
+    """Return the JSON object that one line holds; arguments and errors as for `parse_json`."""
+    row = parse_json(line, place)
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: got {type(row).__name__}, expected an object; write one object a line")
+    return row
+
+
+def as_row(value: Any, place: str) -> dict[str, Any]:
+    """Return an object as it is, and a list with its items under `0`, `1`, ...; anything else is an error."""
+    if isinstance(value, list):
+        return {str(index): item for index, item in enumerate(value)}
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: got {type(value).__name__}, expected an object with named fields")
+    return value
+
+
+def parse_json(text: bytes, place: str) -> Any:
+    """Return the value that a line or a whole file holds.
 
     Args:
-        line: bytes of the line.
+        text: its bytes.
         place: what a message calls it: `train.jsonl, line 7`.
 
     Raises:
-        DataError: not UTF-8, not JSON, not an object, or half of a surrogate pair in it, which no file can hold again.
+        DataError: not UTF-8, not JSON, or half of a surrogate pair in it, which no file can hold again.
     """
     try:
-        row = json.loads(line.decode("utf-8"))
-        if _SURROGATE.search(line):
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        value = json.loads(text.decode("utf-8"))
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from error
     except UnicodeEncodeError as error:
@@ -189,20 +225,32 @@ def parse_row(line: bytes, place: str) -> dict[str, Any]:
             f"{place}: {half} is half of a surrogate pair, not a character; write the whole pair"
         ) from error
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of more than 4,300 digits
-        start = line[:60].decode("utf-8", "replace").strip()
+        start = text[:60].decode("utf-8", "replace").strip()
         raise DataError(f"{place}: not JSON ({error}); got {start!r}, expected one object a line") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: got {type(row).__name__}, expected an object; write one object a line")
-    return row
+    return value
 
 
-def _without_byte_order_mark(line: bytes, path: Path) -> bytes:
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+def read_document(path: str | Path) -> Any:
+    """Return what a JSON file of any shape holds; `None` where it holds several values, one a line.
+
+    Raises:
+        DataError: as for `parse_json`.
+    """
+    path = Path(path)
+    text = _without_byte_order_mark(path.read_bytes(), path)
+    try:
+        return parse_json(text, str(path))
+    except DataError as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError) and cause.msg == "Extra data":
+            return None
+        raise
+
+
+def _without_byte_order_mark(text: bytes, path: Path) -> bytes:
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: is UTF-16, expected UTF-8; convert it, for example `iconv -f utf-16 -t utf-8`")
-    line = line.removeprefix(codecs.BOM_UTF8)
-    if line.lstrip().startswith(b"["):
-        raise DataError(f"{path}: is one JSON array, expected one object a line; convert it: `jq -c '.[]' {path.name}`")
-    return line
+    return text.removeprefix(codecs.BOM_UTF8)
 
 
 def write_jsonl(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -13,9 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sage_dpo.cli import app
+from sage_dpo.config import PolicySettings
 from sage_dpo.errors import EmptyPoolError, SageError
+from sage_dpo.pairs import load_preference_data, tokenize_preferences
+from sage_dpo.pipeline.policies import load_tokenizer
 from sage_dpo.records import Completion, PairScore, PreferencePair, Verdict
-from sage_dpo.storage import read_json, read_jsonl, read_records, write_records
+from sage_dpo.storage import read_json, read_records, write_records
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,10 +82,16 @@ def test_a_reference_solution_can_stand_in_for_a_correct_sample(stages, tmp_path
     assert read_records(tmp_path / "pairs.parquet", PreferencePair)
 
 
-def test_pairs_are_written_in_trl_format_too(stages):
-    rows = read_jsonl(stages / "pairs.jsonl")
-    assert rows[0]["prompt"][0]["role"] == "user"
-    assert rows[0]["chosen"][0]["role"] == rows[0]["rejected"][0]["role"] == "assistant"
+def test_both_files_of_pairs_hold_the_prompt_that_was_sampled(stages, tmp_path):
+    words = ("pairs", "--model", "gym:S", "--problems", stages / "p.jsonl", "--completions", stages / "c.parquet",
+             "--verdicts", stages / "v.parquet", "--output", tmp_path / "pairs.parquet")  # fmt: skip
+    invoke(*words)
+    made = read_records(tmp_path / "pairs.parquet", PreferencePair)
+    tokenizer = load_tokenizer(PolicySettings(path="gym:S"))
+    assert tokenize_preferences(load_preference_data(tmp_path / "pairs.parquet"), tokenizer).pairs == made
+    again = tokenize_preferences(load_preference_data(stages / "pairs.jsonl"), tokenizer).pairs
+    tokens = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, pair.problem_id) for pair in made]
+    assert [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, pair.problem_id) for pair in again] == tokens
 
 
 def test_rollouts_are_the_same_under_one_seed(stages, tmp_path):

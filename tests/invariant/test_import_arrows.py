@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sage_dpo"
 
-FOUNDATION = {"records", "errors", "config", "storage", "rules", "costs", "run_folder", "manifest"}
+FOUNDATION = {"records", "errors", "config", "storage", "rules", "costs", "run_folder", "manifest", "data"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
@@ -19,6 +19,7 @@ ALLOWED = {
     "storage": {"errors"},
     "rules": {"records"},
     "costs": set(),
+    "data": {"errors", "storage", "rules"},
     "run_folder": {"storage"},
     "manifest": {"errors", "storage", "run_folder"},
     "core": {"errors", "records"},

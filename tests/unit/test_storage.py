@@ -111,7 +111,9 @@ def test_a_file_that_is_not_json_lines_at_all_says_how_to_convert_it(tmp_path):
     with pytest.raises(DataError, match="is UTF-16, expected UTF-8; convert it"):
         read_jsonl(path)
     path.write_text('[{"a": 1}]')
-    with pytest.raises(DataError, match="is one JSON array, expected one object a line; convert it"):
+    with pytest.raises(
+        DataError, match=r"is one JSON array, expected one object a line; name it x\.json, or convert it"
+    ):
         read_jsonl(path)
 
 

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import create_model
 
-from sage_dpo.config import RunConfig, Section, parse_yaml, set_dotted, validate
+from sage_dpo.config import (
+    RolloutSettings,
+    RunConfig,
+    Section,
+    TransformersEngineSettings,
+    parse_yaml,
+    set_dotted,
+    validate,
+)
 from sage_dpo.config.page import default_text
 from sage_dpo.errors import ConfigError
 
@@ -28,13 +36,23 @@ ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")]
 ProblemsPath = Annotated[Path, typer.Option("--problems", help="JSONL or Parquet with id, problem, answer.")]
 FieldMap = Annotated[
-    list[str] | None, typer.Option("--field", help="Other column names, as answer=gold. Can be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--field", help="Which column holds what, as answer=gold or answer=last_box(solution). Can be repeated."
+    ),
 ]
 Seed = Annotated[int | None, setting(RunConfig, "seed")]
 RecipeOverrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as training.steps=20.")]
 StageOverrides = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting of the sections that are used, as policy.dtype=bfloat16.")
 ]
+
+BatchSize = Annotated[int | None, setting(TransformersEngineSettings, "batch_size")]
+PromptTemplate = Annotated[str | None, setting(RolloutSettings, "prompt_template")]
+SystemPrompt = Annotated[str | None, setting(RolloutSettings, "system_prompt")]
+
+LOCAL = {"rollouts.engine.kind": "transformers"}
+"""What samples unless `--set rollouts.engine.kind=server` says otherwise; its other settings need it said."""
 
 
 def read_settings(
@@ -72,6 +90,16 @@ def parse_overrides(items: Sequence[str] | None) -> dict[str, Any]:
 def parse_fields(items: Sequence[str] | None) -> dict[str, str]:
     """Return `--field` as a mapping of column names."""
     return dict(map(_assignment, items or []))
+
+
+def require_suffix(path: Path | None, *suffixes: str) -> None:
+    """Refuse an output file of another kind than is written, before any work.
+
+    Raises:
+        ConfigError: the name ends in none of the suffixes.
+    """
+    if path is not None and path.suffix not in suffixes:
+        raise ConfigError(f"--output is {str(path)!r}, which is written as {' or '.join(suffixes)}; name it so")
 
 
 def parse_list(option: str, text: str, kind: type[int] | type[float], example: str) -> list[Any]:

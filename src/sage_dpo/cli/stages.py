@@ -9,38 +9,32 @@ from typing import Annotated
 import typer
 
 from sage_dpo.cli.options import (
+    LOCAL,
+    BatchSize,
     FieldMap,
     JsonPath,
     ModelPath,
     ProblemsPath,
+    PromptTemplate,
     Quiet,
     Seed,
     StageOverrides,
+    SystemPrompt,
     parse_fields,
     read_settings,
-    resumable,
+    require_suffix,
     setting,
     write_result,
 )
 from sage_dpo.config import (
-    BenchmarkSuiteSettings,
-    EvaluationSettings,
     OnPolicyPairSettings,
     PolicySettings,
     RolloutSettings,
     ScoringSettings,
     SelectorSettings,
     TrainingSettings,
-    TransformersEngineSettings,
     VerificationSettings,
 )
-
-BatchSize = Annotated[int | None, setting(TransformersEngineSettings, "batch_size")]
-PromptTemplate = Annotated[str | None, setting(RolloutSettings, "prompt_template")]
-SystemPrompt = Annotated[str | None, setting(RolloutSettings, "system_prompt")]
-
-_LOCAL = {"rollouts.engine.kind": "transformers"}
-"""What samples unless `--set rollouts.engine.kind=server` says otherwise; its other settings need it said."""
 
 
 def problems(
@@ -51,6 +45,7 @@ def problems(
     json_path: JsonPath = None,
 ) -> None:
     """Validate problems, remove duplicates, report overlap with the evaluation suites."""
+    require_suffix(output, ".parquet")
     fields = parse_fields(field)
     from sage_dpo.pipeline.stages import check_problems
     from sage_dpo.records import Problem
@@ -94,7 +89,8 @@ def rollouts(
         "rollouts.prompt_template": prompt_template,
         "rollouts.system_prompt": system_prompt,
     }
-    chosen = read_settings(given, set_, defaults=_LOCAL, policy=PolicySettings, rollouts=RolloutSettings)
+    chosen = read_settings(given, set_, defaults=LOCAL, policy=PolicySettings, rollouts=RolloutSettings)
+    require_suffix(output, ".parquet")
     fields = parse_fields(field)
     from sage_dpo.pipeline.stages import sample_completions
     from sage_dpo.records import Completion
@@ -134,6 +130,7 @@ def verify(
         "verification.hard_timeout_s": hard_timeout_s,
     }
     chosen = read_settings(given, set_, verification=VerificationSettings)
+    require_suffix(output, ".parquet")
     fields = parse_fields(field)
     from sage_dpo.pipeline.grading import grade
     from sage_dpo.records import Verdict
@@ -192,10 +189,8 @@ def pairs(
         pairs=OnPolicyPairSettings,
     )
     fields = parse_fields(field)
-    from sage_dpo.pairs.preference_data import preference_rows
-    from sage_dpo.pipeline.stages import combine_completions
-    from sage_dpo.records import PreferencePair
-    from sage_dpo.storage import write_jsonl, write_records
+    require_suffix(output, ".parquet", ".jsonl")
+    from sage_dpo.pipeline.stages import combine_completions, write_pairs
 
     build = combine_completions(
         problems_path,
@@ -207,24 +202,28 @@ def pairs(
         max_length=chosen.training.max_length,
         seed=chosen.seed,
     )
-    if output.suffix == ".jsonl":
-        write_jsonl(output, preference_rows(build.pairs))
-    else:
-        write_records(output, build.pairs, PreferencePair)
+    changed = write_pairs(output, build.pairs, chosen.policy)
     print(f"{len(build.pairs)} pairs; {build.counts}: {output}")
+    if changed:
+        print(f"{changed} of them become other tokens when the text is read again; --output x.parquet keeps the tokens")
 
 
 def score(
     model: ModelPath,
-    pairs_path: Annotated[Path, typer.Option("--pairs", help="Parquet of `pairs`.")],
+    pairs_path: Annotated[
+        Path, typer.Option("--pairs", help="Parquet of `pairs`, or preference data: JSON Lines, Parquet, a folder.")
+    ],
     output: Annotated[Path, typer.Option(help="Scores as Parquet, one row a pair.")],
     set_: StageOverrides = None,
     token_budget: Annotated[int | None, setting(ScoringSettings, "score_token_budget", "--token-budget")] = None,
+    field: FieldMap = None,
     quiet: Quiet = False,
 ) -> None:
     """Score pairs under a policy and show which ones a selector would keep."""
     given = {"policy.path": model, "training.score_token_budget": token_budget}
     chosen = read_settings(given, set_, policy=PolicySettings, training=ScoringSettings, selection=SelectorSettings)
+    require_suffix(output, ".parquet")
+    fields = parse_fields(field)
     from sage_dpo.pipeline.scoring import score_pairs
     from sage_dpo.records import PairScore
     from sage_dpo.storage import write_records
@@ -235,60 +234,7 @@ def score(
         chosen.selection,
         token_budget=chosen.training.score_token_budget,
         progress=not quiet,
+        fields=fields,
     )
     write_records(output, scores, PairScore)
     print(f"{sum(score.is_kept for score in scores)} of {len(scores)} pairs kept: {output}")
-
-
-def evaluate(
-    model: ModelPath,
-    suites: Annotated[str, typer.Option(help="all (the benchmarks), gym, or names separated by commas.")] = "all",
-    data: Annotated[Path | None, setting(BenchmarkSuiteSettings, "data")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
-    max_new_tokens: Annotated[int | None, setting(EvaluationSettings, "max_new_tokens")] = None,
-    batch_size: BatchSize = None,
-    prompt_template: PromptTemplate = None,
-    system_prompt: SystemPrompt = None,
-    seed: Seed = None,
-    set_: StageOverrides = None,
-    json_path: JsonPath = None,
-    quiet: Quiet = False,
-) -> None:
-    """Evaluate a policy on the eight benchmarks or the gym's suites."""
-    from sage_dpo.pipeline.sources import suites_by_name
-
-    given = {
-        "seed": seed,
-        "policy.path": model,
-        "rollouts.engine.batch_size": batch_size,
-        "rollouts.prompt_template": prompt_template,
-        "rollouts.system_prompt": system_prompt,
-        "evaluation.suites": suites_by_name(suites, data),
-        "evaluation.max_new_tokens": max_new_tokens,
-    }
-    chosen = read_settings(
-        given,
-        set_,
-        defaults=_LOCAL,
-        policy=PolicySettings,
-        rollouts=RolloutSettings,
-        verification=VerificationSettings,
-        evaluation=EvaluationSettings,
-    )
-    with resumable(output is not None):
-        from sage_dpo.pipeline.evaluate import evaluate_model
-
-        result = evaluate_model(
-            chosen.policy,
-            chosen.evaluation,
-            chosen.rollouts,
-            chosen.verification,
-            folder=output,
-            seed=chosen.seed,
-            progress=not quiet,
-        )
-    for name, suite in result["suites"].items():
-        low, high = (100 * bound for bound in suite["interval"])
-        print(f"{name:16s} {100 * suite['accuracy']:6.2f}  [{low:.1f}, {high:.1f}]  {suite['size']} problems")
-    print(f"{'average':16s} {100 * result['average']:6.2f}")
-    write_result(json_path, result)

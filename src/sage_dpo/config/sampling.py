@@ -22,8 +22,10 @@ class FileProblemSettings(Section):
 
     kind: Literal["file"] = Field(description="Which of the kinds.")
     path: str = Field(description="File or folder.")
-    fields: dict[str, str] = Field(
-        default_factory=dict, description="Other column names of `id`, `problem`, `answer`, ..., as `{answer: gold}`."
+    fields: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="Which columns hold `id`, `problem`, `answer`, `solution`, as `{answer: gold}`, "
+        "`{answer: reward_model.ground_truth}`, `{answer: last_box(solution)}` ([data](data.md)).",
     )
     limit: int | None = Field(None, ge=1, description="The first so many only; none takes all.")
 
@@ -123,10 +125,17 @@ class OnPolicyPairSettings(Section):
 
 
 class FixedPairSettings(Section):
-    """Pairs from a TRL preference data set."""
+    """Pairs from a preference data set."""
 
     kind: Literal["fixed"] = Field(description="Which of the kinds.")
-    path: str = Field(description="JSON Lines, Parquet, a saved `datasets` folder, or a hub id.")
+    path: str = Field(
+        description="JSON, JSON Lines, Parquet (also of `sage-dpo pairs`), a saved `datasets` folder, or a hub id."
+    )
+    fields: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="Which columns hold `prompt`, `chosen`, `rejected`, `system`, ..., as `{prompt: question}`; "
+        "`null` leaves one out ([data](data.md)).",
+    )
     split: str = Field("train", description="Split of a hub data set.")
     revision: str | None = Field(None, description="Hub revision, pinned for reproducible runs.")
     limit: int | None = Field(None, ge=1, description="The first so many only; none takes all.")

@@ -21,7 +21,7 @@ from sage_dpo.core.flops import forward_flops
 from sage_dpo.costs import Costs
 from sage_dpo.evaluation import EvaluationResult, evaluate_policy
 from sage_dpo.manifest import Manifest, discard, locked
-from sage_dpo.pairs.preference_data import load_preference_data, tokenize_preferences
+from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.arms import train_arm, trainer_arguments
 from sage_dpo.pipeline.best import keep_policies
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
@@ -125,8 +125,10 @@ class _Stages:
         return {**info, "costs": costs.as_dict(), "probe_accuracy": accuracy}
 
     def _fixed_pool(self, fixed: FixedPairSettings) -> dict[str, Any]:
-        data = load_preference_data(fixed.path, split=fixed.split, revision=fixed.revision, limit=fixed.limit)
-        build = tokenize_preferences(data, self.tokenizer, max_length=self.config.training.max_length)
+        data = load_preference_data(fixed.path, **fixed.model_dump(exclude={"kind", "path"}))
+        build = tokenize_preferences(
+            data, self.tokenizer, max_length=self.config.training.max_length, progress=self.progress
+        )
         write_records(self.folder.first_pool.pairs, build.pairs, PreferencePair)
         return {"pairs": len(build.pairs), "exclusions": build.counts}
 
@@ -184,7 +186,7 @@ class _Stages:
     def _answers(
         self, model: Any, suites: dict[str, list[Problem]], max_new_tokens: int, folder: SuitesFolder | None
     ) -> EvaluationResult:
-        """Sample and grade, with progress bars where the results are kept."""
+        """Sample and grade."""
         return evaluate_policy(
             lambda: model,
             self.tokenizer,
@@ -194,7 +196,7 @@ class _Stages:
             rollouts=self.config.rollouts,
             max_new_tokens=max_new_tokens,
             seed=self.config.seed,
-            progress=self.progress and folder is not None,
+            progress=self.progress,
         )
 
     def _source(self, config: RunConfig, folder: Callable[[int], PoolFolder]) -> OnPolicySource:

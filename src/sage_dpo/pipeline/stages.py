@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,14 @@ from sage_dpo.config import (
     RolloutSettings,
     ServerEngineSettings,
 )
-from sage_dpo.pairs.build import PairBuild, build_pairs
+from sage_dpo.pairs import PairBuild, build_pairs, preference_rows
 from sage_dpo.pipeline.on_policy import encode_solution
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.problems import deduplicate, load_problems, overlap_report
-from sage_dpo.records import Completion, Problem, Verdict
+from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts import sample_rollouts
-from sage_dpo.storage import read_records
+from sage_dpo.storage import read_records, write_jsonl, write_records
 
 
 def check_problems(
@@ -93,3 +93,17 @@ def combine_completions(
         eos_token_id=tokenizer.eos_token_id,
         reference=partial(encode_solution, tokenizer),
     )
+
+
+def write_pairs(path: Path, pairs: Sequence[PreferencePair], policy: PolicySettings) -> int:
+    """Write pairs as records (`.parquet`) or as text in TRL's format (`.jsonl`).
+
+    Returns:
+        How many become other tokens when their text is read again; records keep the tokens.
+    """
+    if path.suffix != ".jsonl":
+        write_records(path, pairs, PreferencePair)
+        return 0
+    rows, changed = preference_rows(pairs, load_tokenizer(policy))
+    write_jsonl(path, rows)
+    return changed

@@ -18,7 +18,7 @@ from sage_dpo.errors import ConfigError
 from sage_dpo.evaluation.runner import suite_sampling
 from sage_dpo.evaluation.suites import BENCHMARKS
 from sage_dpo.gym.suites import SUITES
-from sage_dpo.pairs.preference_data import load_preference_data
+from sage_dpo.pairs import PreferenceData, load_preference_data
 from sage_dpo.pipeline.policies import policy_path
 from sage_dpo.pipeline.sources import load_problem_source, suite_names
 from sage_dpo.planning.given import Given
@@ -78,11 +78,11 @@ def gather_inputs(config: RunConfig, given: Given) -> Inputs:
     pool, has_success_rates = None, True
     if isinstance(config.pairs, FixedPairSettings):
         pairs = config.pairs
-        data = load_preference_data(pairs.path, split=pairs.split, revision=pairs.revision, limit=pairs.limit)
+        data = load_preference_data(pairs.path, **pairs.model_dump(exclude={"kind", "path"}))
         lengths, usable, note = pair_lengths(config, given, data)
         notes.append(note)
         pool = PoolSize(usable * len(data), usable * _distinct_completions(data))
-        has_success_rates = "success_rate" in data.column_names and None not in data["success_rate"]
+        has_success_rates = all(row.get("success_rate") is not None for row in data)
     else:
         lengths, length_notes = sampled_lengths(config, given, problems)
         notes += length_notes
@@ -198,8 +198,7 @@ def _suite_size(name: str) -> SuiteSize:
     return SuiteSize(size, suite_sampling(name, max_new_tokens=1).samples)
 
 
-def _distinct_completions(data: Any) -> int:
+def _distinct_completions(data: PreferenceData) -> int:
     """Return the number of distinct (prompt, completion) in preference data; `prompt` may be part of the messages."""
-    names = [name for name in ("prompt", "chosen", "rejected") if name in data.column_names]
-    rows: Any = zip(*(data[name] for name in names), strict=True)
-    return len({(json.dumps(row[:-2]), json.dumps(side)) for row in rows for side in row[-2:]})
+    rows = ([row.get(name, row.get(f"{name}_ids")) for name in ("prompt", "chosen", "rejected")] for row in data)
+    return len({(json.dumps(row[0]), json.dumps(side)) for row in rows for side in row[1:]})

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import fmean
-from typing import Any
 
 from sage_dpo.config import RunConfig
 from sage_dpo.errors import ConfigError
-from sage_dpo.pairs.preference_data import tokenize_preferences
+from sage_dpo.pairs import PreferenceData, tokenize_preferences
 from sage_dpo.pipeline.policies import load_tokenizer
 from sage_dpo.planning.given import Given
 from sage_dpo.records import Problem
@@ -80,16 +79,17 @@ def _prompt_lengths(config: RunConfig, given: Given, problems: Sequence[Problem]
     return fmean(sizes), max(sizes), note
 
 
-def pair_lengths(config: RunConfig, given: Given, data: Any) -> tuple[Lengths, float, str]:
+def pair_lengths(config: RunConfig, given: Given, data: PreferenceData) -> tuple[Lengths, float, str]:
     """Return the lengths of fixed pairs, the share of them that is not excluded, and how these are known.
 
     Args:
         config: of the recipe.
         given: where it has both lengths, nothing is measured.
-        data: the pairs, a `datasets.Dataset` in a preference format of TRL's.
+        data: the pairs, of `load_preference_data`.
 
     Raises:
-        ConfigError: the tokenizer cannot be loaded, or every sampled pair is excluded.
+        ConfigError: the tokenizer cannot be loaded.
+        EmptyPoolError: every sampled pair is excluded.
     """
     if given.prompt_tokens is not None and given.completion_tokens is not None:
         prompt, completion = given.prompt_tokens, given.completion_tokens
@@ -103,8 +103,6 @@ def pair_lengths(config: RunConfig, given: Given, data: Any) -> tuple[Lengths, f
         )
     sample = data.select(_evenly(len(data)))
     build = tokenize_preferences(sample, load_tokenizer(config.policy), max_length=config.training.max_length)
-    if not build.pairs:
-        raise ConfigError(f"none of {len(sample)} sampled pairs is usable, excluded: {build.counts}; check pairs.path")
     sides = [(len(p.prompt_ids), len(ids)) for p in build.pairs for ids in (p.chosen_ids, p.rejected_ids)]
     prompts, completions = zip(*sides, strict=True)
     prompt, completion = given.prompt_tokens or fmean(prompts), given.completion_tokens or fmean(completions)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sage_dpo.data.rows import read_rows
 from sage_dpo.errors import DataError
-from sage_dpo.problems.rows import read_rows
 from sage_dpo.records import Problem
 
 FIELDS = ("id", "problem", "answer", "solution")

@@ -1,16 +1,87 @@
-"""Tokenized preference data: which rows can be trained on, and how difficult they are."""
+"""Preference data for training: read as meant, which rows can be trained on, and how difficult they are."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from sage_dpo.data.preferences import TOKENS, PreferenceReader, exclusion, repeats_prompt, success_rate
+from sage_dpo.data.tokens import TemplateCheck, check_ids, end_token
+from sage_dpo.errors import EmptyPoolError
 from sage_dpo.rules import pair_exclusion
 
-TOKEN_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+TOKEN_COLUMNS = TOKENS
+_logger = logging.getLogger(__name__)
+_SIDES = ("prompt", "chosen", "rejected")
+
+
+def read_preferences(
+    dataset: Dataset, tokenizer: Any, fields: Mapping[str, str | None] | None, name: str
+) -> tuple[Dataset, dict[str, int]]:
+    """Return the rows that can be trained on in the form that TRL reads, and how many were excluded for which reason.
+
+    Data that is in that form already comes back as it is.
+
+    Args:
+        dataset: text or messages as `sage_dpo.data.preferences` reads them, or token ids.
+        tokenizer: of the policy.
+        fields: which columns hold what.
+        name: of the data set, as TRL has it: `train`, `eval`, or the key of one of several.
+
+    Raises:
+        EmptyPoolError: no row remains.
+        DataError: a row that cannot be read as meant, or token ids that are not the tokenizer's.
+        ConfigError: the tokenizer lacks an end token or a chat template, or its template drops what a row holds.
+    """
+    name = f"{name}_dataset" if name in ("train", "eval") else f"eval_dataset[{name!r}]"
+    if set(TOKENS) <= set(dataset.column_names):
+        for number, row in enumerate(dataset.select_columns(list(TOKENS))):
+            for column in TOKENS:
+                check_ids(row[column], column, f"{name}[{number}]", len(tokenizer))
+        return dataset, {}
+    reader = PreferenceReader(dataset.column_names, fields, name)
+    check = TemplateCheck(tokenizer)
+    reasons, repeats, is_as_it_was = [], [], True
+    for number, row in enumerate(dataset):
+        read = reader.read(row, f"{name}[{number}]")
+        reasons.append(exclusion(read))
+        repeats.append(repeats_prompt(read))
+        is_as_it_was &= all(_without_gaps(row.get(side)) == read.get(side) for side in _SIDES)
+        if isinstance(read["chosen"], str):
+            end_token(tokenizer)
+        elif reasons[-1] is None:
+            check(read, f"{name}[{number}]")
+    if any(repeats):
+        done = "taken off" if all(repeats) else "left, as the others do not"
+        _logger.warning(f"{name}: in {sum(repeats)} of {len(dataset)} rows both answers begin with the prompt: {done}")
+    if not is_as_it_was or all(repeats) or fields:
+
+        def as_trl_reads(row: dict[str, Any], number: int) -> dict[str, Any]:
+            return reader.read(row, f"{name}[{number}]", strips_prompt=all(repeats))
+
+        dataset = dataset.map(as_trl_reads, with_indices=True, remove_columns=dataset.column_names)
+    if any(reasons):
+        dataset = dataset.select([number for number, reason in enumerate(reasons) if reason is None])
+    counts = dict(Counter(reason for reason in reasons if reason is not None))
+    if not len(dataset):
+        raise EmptyPoolError(f"no usable pair in {name}, excluded: {counts}; check the data and which columns are read")
+    return dataset, counts
+
+
+def _without_gaps(value: Any) -> Any:
+    """Messages without the keys that are empty only because another row has them: Arrow fills them up."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {key: item for key, item in message.items() if item is not None} if isinstance(message, Mapping) else message
+        for message in value
+    ]
 
 
 def usable_rows(dataset: Dataset, max_length: int | None, eos_token_id: int | None) -> tuple[list[int], dict[str, int]]:
@@ -28,10 +99,14 @@ def usable_rows(dataset: Dataset, max_length: int | None, eos_token_id: int | No
     return kept, dict(Counter(reason for reason in reasons if reason is not None))
 
 
-def success_rate_column(dataset: Dataset) -> NDArray[np.float64] | None:
-    """Return the `success_rate` column, or `None` if it is absent or has gaps."""
-    if "success_rate" not in dataset.column_names:
+def success_rate_column(dataset: Dataset, fields: Mapping[str, str | None] | None = None) -> NDArray[np.float64] | None:
+    """Return the success rates, or `None` if they are absent, left out by `fields`, or have gaps.
+
+    Raises:
+        DataError: one that is no number in [0, 1].
+    """
+    column = (fields or {}).get("success_rate", "success_rate")
+    if not column or column not in dataset.column_names:
         return None
-    values = dataset["success_rate"][:]
-    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return None if np.isnan(rates).any() else rates
+    rates = [success_rate(value, f"train_dataset[{number}]") for number, value in enumerate(dataset[column][:])]
+    return None if None in rates else np.array(rates, dtype=np.float64)

@@ -27,7 +27,7 @@ def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | Non
         raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
     if len(train_dataset) == 0:
         raise EmptyPoolError("train_dataset has no rows, expected at least one preference pair")
-    is_estimated = pair_source is None and success_rate_column(train_dataset) is None
+    is_estimated = pair_source is None and success_rate_column(train_dataset, args.fields) is None
     if args.stratified and args.schedule_by == "competence" and is_estimated:
         raise ConfigError(
             "schedule_by is competence, but success rates are estimated from ranks, whose mean is always 0.5; "

@@ -37,6 +37,8 @@ class SAGEConfig(DPOConfig):
     `torch_compile=True` compiles the layers of the training step, not the model: accelerate's regional compilation with
     open shapes, unless accelerate's configuration names a dynamo backend of its own. Scoring runs the plain layers.
 
+    `fields` says which columns of the data hold what, where they are not TRL's, as `{"prompt": "question"}`.
+
     `log_candidates` writes every candidate's numbers to `output_dir/candidates/*.parquet` (`PairScore` records).
     """
 
@@ -71,6 +73,9 @@ class SAGEConfig(DPOConfig):
     refresh_steps: int = _setting(PoolSettings, "refresh_steps")
     score_token_budget: int = _setting(ScoringSettings, "score_token_budget")
     score_max_age: int = _setting(ScoringSettings, "score_max_age")
+    fields: dict[str, str] | None = field(
+        default=None, metadata={"help": "Which columns hold prompt, chosen, rejected, ..., as {'prompt': 'question'}."}
+    )
     log_candidates: bool = field(default=True, metadata={"help": "Write every candidate's numbers as Parquet."})
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ def command(monkeypatch: pytest.MonkeyPatch, line: str) -> int:
 
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
-ROLLOUTS = "rollouts --model gym:S --problems p --output c"
+ROLLOUTS = "rollouts --model gym:S --problems p --output c.parquet"
 VERIFY = "verify --problems p --completions solution"
 PAIRS = "pairs --model gym:S --problems p --completions c --verdicts v --output o"
 SCORE = "score --model gym:S --pairs p --output o"
@@ -61,6 +61,11 @@ EVALUATE = "evaluate --model gym:S"
         (f"{SCORE} --set margn=implicit", "unknown key 'selection.margn'; did you mean 'margin'?"),
         (f"{EVALUATE} --max-new-tokens 0", "evaluation.max_new_tokens: "),
         (f"{EVALUATE} --set verification.workers=0", "verification.workers: "),
+        (ROLLOUTS.replace(".parquet", ".csv"), "--output is 'c.csv', which is written as .parquet; name it so"),
+        (f"{PAIRS}.csv", "--output is 'o.csv', which is written as .parquet or .jsonl; name it so"),
+        (f"{SCORE}.csv", "--output is 'o.csv', which is written as .parquet; name it so"),
+        (f"{VERIFY} --output v.json", "--output is 'v.json', which is written as .parquet; name it so"),
+        ("problems --input p --output o.csv", "--output is 'o.csv', which is written as .parquet; name it so"),
         ("gym problems --output o --count 0", "problems.count: "),
         ("gym problems --output o --seed -1", "seed: "),
         ("gym train --output o --seed -1", "seed: "),
@@ -75,7 +80,7 @@ def test_a_value_out_of_range_gets_one_line(line, message, monkeypatch, capsys):
 
 
 def test_a_selector_that_scores_nothing_is_refused_before_the_policy_is_loaded(monkeypatch, capsys):
-    assert command(monkeypatch, f"{SCORE} --set selector=random") == 2
+    assert command(monkeypatch, f"{SCORE}.parquet --set selector=random") == 2
     assert capsys.readouterr().err == "error: selector 'random' computes no scores; use sage or lowest_margin\n"
 
 

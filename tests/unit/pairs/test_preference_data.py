@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
-from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
+from tests.support.tiny import CHAT_TEMPLATE, make_tiny_model, make_tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 from trl import DPOConfig, DPOTrainer
 
-from sage_dpo.errors import DataError
-from sage_dpo.pairs import load_preference_data, tokenize_preferences
+from sage_dpo.errors import ConfigError, DataError
+from sage_dpo.pairs import load_preference_data, preference_rows, tokenize_preferences
+from sage_dpo.records import PreferencePair
+from sage_dpo.storage import write_records
 
 
 def user(text: str) -> dict[str, str]:
@@ -116,9 +121,9 @@ def test_content_problems_are_counted(tiny_tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "1", "chosen": None, "rejected": "2"}, "row 1: 'chosen' is 'None', expected text"),
-        ({"prompt": None, "chosen": "2", "rejected": "2"}, "row 1: 'prompt' is"),
-        ({"prompt": "1", "chosen": "2", "rejected": "3", "success_rate": 1.5}, "row 1: success_rate is 1.5"),
+        ({"prompt": "1", "chosen": None, "rejected": "2"}, "row 2: 'chosen' is None, expected text"),
+        ({"prompt": None, "chosen": "2", "rejected": "2"}, "row 2: 'prompt' is"),
+        ({"prompt": "1", "chosen": "2", "rejected": "3", "success_rate": 1.5}, "row 2: success_rate is 1.5"),
     ],
 )
 def test_structural_problems_name_the_row(row: dict[str, Any], message: str, tiny_tokenizer: Any) -> None:
@@ -127,10 +132,66 @@ def test_structural_problems_name_the_row(row: dict[str, Any], message: str, tin
         tokenize_preferences(Dataset.from_list([good, row]), tiny_tokenizer)
 
 
-def test_mixed_formats_are_refused(tiny_tokenizer: Any) -> None:
-    rows = Dataset.from_list([{"prompt": "1", "chosen": [assistant("2")], "rejected": [assistant("3")]}])
-    with pytest.raises(DataError, match="row 0: prompt, chosen, rejected mix text and messages"):
-        tokenize_preferences(rows, tiny_tokenizer)
+def test_text_beside_messages_is_a_message(tiny_tokenizer: Any) -> None:
+    row = {"prompt": "1", "chosen": [assistant("2")], "rejected": [assistant("3")]}
+    as_messages = {**row, "prompt": [user("1")]}
+    assert tokenize_preferences(Dataset.from_list([row]), tiny_tokenizer) == tokenize_preferences(
+        Dataset.from_list([as_messages]), tiny_tokenizer
+    )
+
+
+def test_a_prompt_that_every_answer_begins_with_is_taken_off(tiny_tokenizer: Any, caplog: Any) -> None:
+    plain = [{"prompt": "1 + ", "chosen": "2", "rejected": "3"}, {"prompt": "4 + ", "chosen": "5", "rejected": "6"}]
+    repeated = [{"prompt": r["prompt"], **{s: r["prompt"] + r[s] for s in ("chosen", "rejected")}} for r in plain]
+    expected = tokenize_preferences(Dataset.from_list(plain), tiny_tokenizer)
+    assert tokenize_preferences(Dataset.from_list(repeated), tiny_tokenizer) == expected
+    assert "in 2 of 2 rows both answers begin with the prompt: taken off" in caplog.text
+    kept = tokenize_preferences(Dataset.from_list([repeated[0], plain[1]]), tiny_tokenizer).pairs
+    assert kept[0].chosen == "1 + 2"  # one answer may well restate its question
+    assert "in 1 of 2 rows both answers begin with the prompt: left, as the others do not" in caplog.text
+
+
+def test_a_template_that_drops_a_part_is_refused() -> None:
+    def refused(messages: list[dict[str, Any]], tokenizer: Any) -> str:
+        row = {"prompt": messages, "chosen": [assistant("2")], "rejected": [assistant("3")]}
+        with pytest.raises(ConfigError) as caught:
+            tokenize_preferences(load_preference_data([row]), tokenizer)
+        return str(caught.value)
+
+    system = {"role": "system", "content": "w1"}
+    without = make_tiny_tokenizer(chat_template=None)
+    assert "row 1: holds messages, but the tokenizer has no chat template" in refused([user("1")], without)
+    only_users = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}"
+    dropping = make_tiny_tokenizer(chat_template=only_users)
+    assert "does not write the system message 'w1'" in refused([system, user("1")], dropping)
+    strict = make_tiny_tokenizer(chat_template="{{ raise_exception('no system') if messages[0]['role'] == 'system' }}")
+    assert "refuses the roles system, user, assistant: no system" in refused([system, user("1")], strict)
+    thought = {**assistant("w2"), "reasoning_content": "w3"}
+    assert "'reasoning_content', which the tokenizer's chat template does not" in refused(
+        [user("1"), thought, user("4")], make_tiny_tokenizer()
+    )
+
+
+def test_text_needs_an_end_token_and_doubled_marks_are_counted(caplog: Any) -> None:
+    tokenizer = make_tiny_tokenizer()
+    row = {"prompt": "1 ", "chosen": "2 <|end|> <|end|>", "rejected": "3"}
+    doubled = tokenize_preferences(load_preference_data([row]), tokenizer)
+    assert len(doubled.pairs) == 1
+    assert "1 of 1 pairs have two end tokens behind a completion" in caplog.text
+    tokenizer.eos_token = None
+    with pytest.raises(ConfigError, match="the tokenizer has no end-of-sequence token"):
+        tokenize_preferences(load_preference_data(STANDARD), tokenizer)
+
+
+def test_token_ids_are_kept_as_they_are(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    """Words that a tokenizer would split otherwise, a template, provenance: nothing of it is made anew."""
+    pair = PreferencePair("q/v0/1-2", "q", (2, 5, 3), (6, 7, 4), (8,), "1 + 2", "3 w", "4", 0.25, 1, 2, 3)
+    write_records(tmp_path / "pairs.parquet", [pair], PreferencePair)
+    assert tokenize_preferences(load_preference_data(tmp_path / "pairs.parquet"), tiny_tokenizer).pairs == [pair]
+    foreign = replace(pair, chosen_ids=(6, 700))
+    write_records(tmp_path / "pairs.parquet", [foreign], PreferencePair)
+    with pytest.raises(DataError, match=r"row 1: chosen_ids has token ids from 6 to 700, expected 0 to 63"):
+        tokenize_preferences(load_preference_data(tmp_path / "pairs.parquet"), tiny_tokenizer)
 
 
 def save(rows: list[dict[str, Any]], kind: str, folder: Path) -> str:
@@ -162,27 +223,64 @@ def test_split_and_limit(tmp_path: Path) -> None:
     assert len(load_preference_data(path, split="test")) == 1
     assert len(load_preference_data(path, limit=1)) == 1
     assert len(load_preference_data(path, limit=10)) == 2
-    with pytest.raises(DataError, match=r"has the splits \['test', 'train'\], not 'dev'"):
+    with pytest.raises(DataError, match=r"holds the splits test, train, expected one, not 'dev'"):
         load_preference_data(path, split="dev")
 
 
 def test_unreadable_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(DataError, match=r"'nowhere.jsonl' does not exist"):
+    with pytest.raises(DataError, match=r"nowhere.jsonl: no such file or folder"):
         load_preference_data("nowhere.jsonl")
     (tmp_path / "rows.csv").write_text("chosen,rejected\n")
-    with pytest.raises(DataError, match=r"ends in '.csv', expected .jsonl or .parquet"):
+    with pytest.raises(DataError, match=r"the suffix '.csv' is not supported; expected JSON lines"):
         load_preference_data(tmp_path / "rows.csv")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match=r"empty.jsonl' has no rows"):
+    with pytest.raises(DataError, match=r"empty.jsonl has no rows"):
         load_preference_data(tmp_path / "empty.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"chosen": "1", "rejected": "2"}\n{"chosen"\n')
     with pytest.raises(DataError, match=r"bad.jsonl, line 2: not JSON"):
         load_preference_data(tmp_path / "bad.jsonl")
     (tmp_path / "bad.parquet").write_text("not parquet")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
         load_preference_data(tmp_path / "bad.parquet")
-    with pytest.raises(DataError, match=r"lacks the columns \['rejected'\]; it has \['prompt', 'chosen'\]"):
+    with pytest.raises(DataError, match="no column for 'rejected'; it has prompt, chosen"):
         load_preference_data(Dataset.from_list([{"prompt": "1", "chosen": "2"}]))
     with pytest.raises(DataError, match="no rows"):
         load_preference_data(Dataset.from_dict({"chosen": [], "rejected": []}))
+
+
+@pytest.mark.parametrize("name", ["data/pairs", "./pairs", "/data/pairs/", "my pairs"])
+def test_a_mistyped_folder_is_no_raw_error_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("cannot reach\nthe hub")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"no such file or folder|is no local file or folder, and as a hub") as caught:
+        load_preference_data(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["plain", "begin token"])
+def test_pairs_written_as_text_are_read_back_as_the_same_tokens(begins: bool) -> None:
+    """The system prompt and the template are in the text, and nothing follows the end token."""
+    tokenizer = make_tiny_tokenizer(chat_template=CHAT_TEMPLATE.replace("<|end|> '", "<|end|> w9 '"))
+    if begins:
+        tokenizer.bos_token = "<|unk|>"
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|unk|> $A", special_tokens=[("<|unk|>", 1)])
+    messages = [{"role": "system", "content": "w3"}, user("1 + 2")]
+    prompt_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    prompt_ids = [tokenizer.bos_token_id, *prompt_ids] if begins else prompt_ids
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    pair = PreferencePair(
+        "p/v0/0-1", "p", tuple(prompt_ids), tuple(encode("3 <|end|>")), tuple(encode("w1 4 <|end|>")), success_rate=0.5
+    )
+    cut = replace(pair, rejected_ids=pair.rejected_ids[:-1])
+    rows, changed = preference_rows([pair, cut], tokenizer)
+    assert changed == 1  # text always gets an end token, which the cut completion does not have
+    first = tokenize_preferences(load_preference_data(rows[:1]), tokenizer).pairs[0]
+    assert (first.prompt_ids, first.chosen_ids, first.rejected_ids) == (
+        pair.prompt_ids,
+        pair.chosen_ids,
+        pair.rejected_ids,
+    )
+    assert (first.problem_id, first.success_rate) == ("p", 0.5)

@@ -198,12 +198,12 @@ def test_unknown_field_name_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", b"[1, 2]\n", "is one JSON array, expected one object a line; convert it: `jq"),
+        ("p.jsonl", b"[1, 2]\n", "is one JSON array, expected one object a line; name it p.json, or convert it: `jq"),
         ("p.jsonl", b'"text"\n', "line 1: got str, expected an object"),
         ("p.jsonl", '{"id": "a"}'.encode("utf-16"), "is UTF-16, expected UTF-8"),
         ("p.jsonl", b'{"id": "\xff"}', r"line 1: not UTF-8 \(invalid start byte at byte 8\)"),
         ("p.jsonl", b'{"a":' * 100_000, "line 1: not JSON"),
-        ("p.csv", b"id,problem\n", "suffix '.csv' is not supported; expected .jsonl or .parquet"),
+        ("p.csv", b"id,problem\n", "suffix '.csv' is not supported; expected JSON lines"),
         ("p.parquet", b"not parquet", "cannot be read as Parquet"),
     ],
 )
