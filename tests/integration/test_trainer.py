@@ -286,6 +286,17 @@ def test_unusable_rows_are_counted(policy_folder, tmp_path):
     assert len(trainer.stream.pairs) == 18
 
 
+def test_columns_of_other_names_are_read_as_the_fields_say(policy_folder, tmp_path):
+    data = make_preferences(6)
+    named = data.rename_column("prompt", "question")
+    with pytest.raises(DataError, match="train_dataset: no column for 'prompt', but question, which would be lost"):
+        make_trainer(policy_folder, tmp_path, named)
+    trainer = make_trainer(policy_folder, tmp_path, named, fields={"prompt": "question"})
+    expected = make_trainer(policy_folder, tmp_path, data).stream.pairs
+    for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        assert trainer.stream.pairs[name][:] == expected[name][:]
+
+
 def test_nothing_usable_is_an_error_with_a_remedy(policy_folder, tmp_path):
     with pytest.raises(EmptyPoolError, match=r"longer than max_length.*raise max_length"):
         make_trainer(policy_folder, tmp_path, max_length=5)

@@ -115,7 +115,7 @@ def _load_from_disk(path: Path) -> Iterable[Mapping[str, Any]]:
     import datasets
 
     try:
-        return datasets.load_from_disk(str(path))  # type: ignore[return-value]
+        return datasets.load_from_disk(str(path))
     except Exception as error:  # whatever a damaged Arrow file comes to
         raise DataError(f"{path}: cannot be read as a saved datasets folder ({first_line(error)})") from None
 

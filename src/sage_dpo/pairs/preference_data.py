@@ -76,7 +76,8 @@ def load_preference_data(
         DataError: nothing readable there, no such split, no row, or a row that cannot be read as meant.
     """
     name = str(source) if isinstance(source, str | Path) else "the data set"
-    places, rows = [], []
+    places: list[str] = []
+    rows: list[Mapping[str, Any]] = []
     for place, row in _rows(source, split, revision):
         if limit is not None and len(rows) == limit:
             break

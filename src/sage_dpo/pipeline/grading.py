@@ -31,7 +31,7 @@ def grade(
     completions: str,
     verification: VerificationSettings,
     *,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str | None],
     restore_answer_line: bool,
     progress: bool,
 ) -> Grades:

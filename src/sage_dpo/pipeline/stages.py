@@ -27,7 +27,7 @@ from sage_dpo.storage import read_records, write_jsonl, write_records
 
 
 def check_problems(
-    path: Path, *, fields: Mapping[str, str], benchmarks: Path | None
+    path: Path, *, fields: Mapping[str, str | None], benchmarks: Path | None
 ) -> tuple[list[Problem], dict[str, Any]]:
     """Validate problems, remove duplicates, and look for the benchmarks' problems among them.
 
@@ -57,7 +57,7 @@ def sample_completions(
     policy: PolicySettings,
     rollouts: RolloutSettings,
     *,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str | None],
     seed: int,
     progress: bool,
 ) -> list[Completion]:
@@ -75,7 +75,7 @@ def combine_completions(
     policy: PolicySettings,
     settings: OnPolicyPairSettings,
     *,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str | None],
     max_length: int | None,
     seed: int,
 ) -> PairBuild:

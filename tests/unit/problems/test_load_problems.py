@@ -131,7 +131,10 @@ def test_answer_is_taken_out_of_its_wrapping(answer: Any, expected: str, solutio
         ({"answer": "  "}, "empty_answer"),
         ({"answer": None}, "empty_answer"),
         ({"answer": "no result\n####"}, "empty_answer"),
-        ({"answer": ["1", "2"]}, "answer_not_text"),
+        ({"answer": {"value": "1"}}, "answer_not_text"),
+        ({"answer": []}, "empty_answer"),
+        ({"answer": float("nan")}, "empty_answer"),
+        ({"answer": 10**5000}, "answer_not_text"),
         ({"answer": True}, "answer_not_text"),
         ({"problem": " "}, "empty_problem"),
         ({"problem": {"text": "p"}}, "problem_not_text"),
@@ -162,9 +165,9 @@ def test_not_json_names_file_line_and_content(tmp_path: Path) -> None:
 
 def test_missing_field_lists_the_columns_and_the_mapping() -> None:
     with pytest.raises(DataError) as caught:
-        load_problems([ROWS[0], {"id": "b", "question": "p", "answer": "1"}])
+        load_problems([ROWS[0], {"id": "b", "text": "p", "answer": "1"}])
     message = str(caught.value)
-    assert message.startswith("row 2: the field 'problem' is missing; the columns present are id, question, answer.")
+    assert message.startswith("row 2: the field 'problem' is missing; the columns present are id, text, answer.")
     assert "fields={'problem': 'COLUMN'} (command line: --field problem=COLUMN)" in message
 
 
@@ -174,7 +177,7 @@ def test_mapped_but_missing_solution_is_an_error() -> None:
 
 
 def test_duplicate_id_names_both_places(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "p.jsonl", [*ROWS, ROWS[0]])
+    path = write_lines(tmp_path / "p.jsonl", [*ROWS, {**ROWS[0], "answer": "another"}])
     with pytest.raises(DataError, match=r"line 3: the id 'a' was used before, at .*line 1; ids must be unique"):
         load_problems(path)
 
@@ -230,9 +233,117 @@ def test_several_splits_ask_for_one(tmp_path: Path) -> None:
     assert load_problems(tmp_path / "saved" / "train").problems == EXPECTED
 
 
-def test_empty_file_gives_no_problems(tmp_path: Path) -> None:
+def test_no_problem_at_all_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b"")
-    assert load_problems(tmp_path / "p.jsonl").problems == []
+    with pytest.raises(DataError, match=r"p\.jsonl: 0 problems; give a file with one problem a row"):
+        load_problems(tmp_path / "p.jsonl")
+    rows = [{"problem": "p", "answer": ""}, {"problem": "p", "answer": float("nan")}]
+    with pytest.raises(DataError, match=r"0 problems, excluded: \{'empty_answer': 2\} \(first at row 1\)"):
+        load_problems(rows)
+
+
+FILES: dict[str, tuple[list[Any], dict[str, str], list[tuple[str, str]]]] = {
+    "GSM8K": (
+        [{"question": "Total?", "answer": "1200+34=<<1200+34=1234>>1234\n#### 1,234"}],
+        {"problem": "question"},
+        [("Total?", "1,234")],
+    ),
+    "MATH": (
+        [{"problem": "Add.", "level": "Level 2", "type": "Algebra", "solution": r"So $\boxed{\frac{5}{6}}$."}],
+        {"answer": "last_box(solution)"},
+        [("Add.", r"\frac{5}{6}")],
+    ),
+    "MATH-500": (
+        [{"problem": "Add.", "solution": "..", "answer": "3", "unique_id": "test/a/1.json"}],
+        {"id": "unique_id"},
+        [("Add.", "3")],
+    ),
+    "DAPO, verl": (
+        [
+            {
+                "prompt": [{"role": "user", "content": "Compute 7+8."}],
+                "reward_model": {"ground_truth": "15", "style": "rule"},
+                "extra_info": {"index": "a"},
+            }
+        ]
+        * 2,  # DAPO repeats its rows
+        {"problem": "prompt", "answer": "reward_model.ground_truth", "id": "extra_info.index"},
+        [("Compute 7+8.", "15")],
+    ),
+    "Skywork": (
+        [{"prompt": [{"role": "user", "content": "Compute."}], "reward_model": {"ground_truth": '["15"]'}}],
+        {"problem": "prompt.0.content", "answer": "reward_model.ground_truth"},
+        [("Compute.", "15")],
+    ),
+    "Open-Reasoner-Zero": (
+        [[{"from": "human", "value": "Compute."}, {"from": "assistant", "ground_truth": {"value": "15"}}]] * 2,
+        {"problem": "0.value", "answer": "1.ground_truth.value"},
+        [("Compute.", "15")] * 2,
+    ),
+    "DeepScaleR": ([{"problem": "p", "answer": "15", "solution": "s"}], {}, [("p", "15")]),
+    "OlympiadBench": (
+        [{"id": 1606, "question": "How many?", "solution": ["2."], "final_answer": ["2"]}],
+        {"problem": "question", "answer": "final_answer", "solution": "solution.0"},
+        [("How many?", "2")],
+    ),
+    "several answers": (
+        [{"question": "Find x.", "final_answer": ["1", "-1"]}],
+        {"problem": "question", "answer": "joined(final_answer)"},
+        [("Find x.", "1, -1")],
+    ),
+    "AMC": (
+        [{"id": 0, "problem": "p", "answer": 27.0}, {"id": 1, "problem": "q", "answer": 12.5}],
+        {},
+        [("p", "27"), ("q", "12.5")],
+    ),
+    "a list as an answer": ([{"problem": "p", "answer": "[1, 2]"}], {}, [("p", "[1, 2]")]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_files_load_as_their_projects_publish_them(name: str, suffix: str, tmp_path: Path) -> None:
+    rows, fields, expected = FILES[name]
+    path = tmp_path / f"p{suffix}"
+    path.write_text("\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else json.dumps(rows, indent=2))
+    loaded = load_problems(path, fields)
+    assert [(problem.problem, problem.answer) for problem in loaded.problems] == expected
+
+
+def test_one_problem_a_file_as_math_has_them(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / "train" / f"topic{number}"
+        folder.mkdir(parents=True)
+        row = {"problem": f"p{number}", "solution": rf"\boxed{{{number}}}"}
+        (folder / "1.json").write_text(json.dumps(row, indent=4))
+    loaded = load_problems(tmp_path / "train", {"answer": "last_box(solution)"})
+    assert [(problem.problem, problem.answer) for problem in loaded.problems] == [("p1", "1"), ("p2", "2")]
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match=r"holds the splits test, train, expected one"):
+        load_problems(tmp_path, {"answer": "last_box(solution)"})
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "message"),
+    [
+        ({"problem": "p", "solution": r"\boxed{1}"}, {}, "--field answer=last_box(solution)"),
+        ({"problem": "p", "reward_model": {"ground_truth": "1"}}, {}, "--field answer=reward_model.ground_truth"),
+        ({"question": "p", "answer": "1"}, {}, "--field problem=question"),
+        ({"problem": "p", "answer": "1"}, {"answer": "answer.value"}, "row 1: the field 'answer.value' is missing"),
+        ({"problem": "p", "answer": ["1", "2"]}, {}, "'answer' is a list of 2 answers, expected one; take all of them"),
+        (
+            {"problem": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}], "answer": "1"},
+            {},
+            "row 1: 'problem' is a conversation of ['system', 'user'], expected one user message",
+        ),
+        ({"problem": [{"role": "user"}], "answer": "1"}, {}, "row 1: 'problem' holds the message {'role': 'user'}"),
+    ],
+)
+def test_what_is_missing_is_named_with_what_it_may_be(row: Any, fields: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_problems([row], fields)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("row 1: ")
 
 
 @pytest.mark.parametrize(("name", "count"), [("gsm8k_train", 7473), ("math_train", 7498), ("college_math", 2818)])
