@@ -32,7 +32,7 @@ def setting(section: type[Section], name: str, *flags: str) -> Any:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:S, gym:M for a bundled policy.")]
+ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:S, gym:M, gym:S-hard (bundled).")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")]
 ProblemsPath = Annotated[Path, typer.Option("--problems", help="JSONL or Parquet with id, problem, answer.")]
 FieldMap = Annotated[

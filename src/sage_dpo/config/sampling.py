@@ -14,6 +14,9 @@ class GymProblemSettings(Section):
 
     kind: Literal["gym"] = Field(description="Which of the kinds.")
     split: Literal["train", "probe"] = Field("train", description="The two share no problem.")
+    track: Literal["standard", "hard"] = Field(
+        "standard", description="`hard` has larger numbers and longer chains; its policy is `gym:S-hard`."
+    )
     count: int = Field(512, ge=1, description="Number of problems.")
 
 

@@ -21,7 +21,7 @@ class LoraSettings(Section):
 class PolicySettings(Section):
     """The policy to align."""
 
-    path: str = Field("gym:S", description="`gym:S` or `gym:M` (bundled), a local folder, or a hub id.")
+    path: str = Field("gym:S", description="`gym:S`, `gym:M` or `gym:S-hard` (bundled), a local folder, or a hub id.")
     revision: str | None = Field(None, description="Hub revision, pinned for reproducible runs.")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="Type of the weights as loaded."
@@ -76,6 +76,7 @@ class GymSuiteSettings(Section):
     """The gym's held-out suites."""
 
     kind: Literal["gym"] = Field(description="Which of the kinds.")
+    track: Literal["standard", "hard"] = Field("standard", description="Those of which track.")
     names: list[str] | Literal["all"] = Field("all", description="Which suites.")
 
 

@@ -6,11 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-MIN_STATE, MAX_STATE = 2, 49
-"""Bounds of every number on the correct path: about 1,400 facts, few enough to master."""
-
 MAX_NUMBER = 99
-"""Largest number with a token. Only wrong paths can reach beyond `MAX_STATE`; they are clamped here."""
+"""Largest number with a token. Only wrong paths can reach beyond it; they are clamped here."""
 
 
 class Operation(StrEnum):
@@ -83,7 +80,7 @@ class Story:
 def apply(step: Step, state: int) -> int:
     """Return the result of a step, in [0, 99].
 
-    A generated story never leaves [2, 49] and divides without remainder. A wrong path may: then a quotient loses
+    A generated story stays within its track and divides without remainder. A wrong path may not: then a quotient loses
     its remainder, and results are clamped to the numbers that have a token.
     """
     match step.operation:

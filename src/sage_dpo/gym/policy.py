@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from sage_dpo.errors import ConfigError
 from sage_dpo.gym.misconceptions import solve_with_misconceptions
 from sage_dpo.gym.tokenizer import ASSISTANT, END, USER, build_tokenizer
-from sage_dpo.gym.world import generate_problem, story_of
+from sage_dpo.gym.world import STANDARD, generate_problem, story_of
 
 BATCH_SIZE = 64
 _BATCHES_PER_CHUNK = 32
@@ -51,15 +51,15 @@ SIZES: dict[str, PolicySize] = {
 """About 0.35 M, 2.3 M and 10.7 M parameters."""
 
 
-def bundled_policy_path(size: str = "S") -> Path:
-    """Return the folder of a policy that ships with the package.
+def bundled_policy_path(name: str = "S") -> Path:
+    """Return the folder of a policy that ships with the package: `S`, `M`, or `S-hard` of the hard track.
 
     Raises:
-        ConfigError: no policy of that size is bundled.
+        ConfigError: no policy of that name is bundled.
     """
-    path = Path(__file__).parent / "policies" / size
+    path = Path(__file__).parent / "policies" / name
     if not (path / "model.safetensors").is_file():
-        raise ConfigError(f"no bundled gym policy of size {size!r}; train one with train_policy({size!r}, ...)")
+        raise ConfigError(f"no bundled gym policy {name!r}; train one with `sage-dpo gym train`")
     return path
 
 
@@ -107,6 +107,7 @@ def train_policy(
     output_dir: Path,
     *,
     seed: int,
+    track: str = STANDARD,
     steps: int | None = None,
     learning_rate: float | None = None,
     progress: bool = True,
@@ -119,6 +120,7 @@ def train_policy(
         size: a key of `SIZES`.
         output_dir: receives model, tokenizer and generation config.
         seed: of weights, problems and misconceptions.
+        track: a name of `gym.world.TRACKS`, the world it learns.
         steps, learning_rate: override the size's own.
         progress: show a progress bar.
     Returns:
@@ -131,7 +133,7 @@ def train_policy(
         raise ConfigError(f"steps is {steps}, expected at least 1; leave it out for the size's own {shape.steps}")
     tokenizer = build_tokenizer()
     model = build_policy(size, tokenizer, seed=seed)
-    with tqdm(_batches(tokenizer, steps, seed), f"gym policy {size}", steps, disable=not progress) as batches:
+    with tqdm(_batches(tokenizer, steps, seed, track), f"gym policy {size}", steps, disable=not progress) as batches:
         losses = _fit(model, batches, steps, learning_rate or shape.learning_rate)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
@@ -165,12 +167,12 @@ def _fit(model: LlamaForCausalLM, batches: tqdm[dict[str, Tensor]], steps: int, 
     return losses
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def _batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, track: str) -> Iterator[dict[str, Tensor]]:
     """Yield `steps` batches of similar lengths: sort within a chunk of 32 batches, then shuffle the batches."""
     rng = random.Random(f"batches/{seed}")
     index, left = 0, steps
     while left > 0:
-        examples = [_example(tokenizer, index + i, seed) for i in range(BATCH_SIZE * _BATCHES_PER_CHUNK)]
+        examples = [_example(tokenizer, index + i, seed, track) for i in range(BATCH_SIZE * _BATCHES_PER_CHUNK)]
         index += len(examples)
         examples.sort(key=lambda example: len(example[0]))
         batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
@@ -180,9 +182,9 @@ def _batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Itera
         left -= len(batches)
 
 
-def _example(tokenizer: PreTrainedTokenizerFast, index: int, seed: int) -> tuple[list[int], int]:
+def _example(tokenizer: PreTrainedTokenizerFast, index: int, seed: int, track: str) -> tuple[list[int], int]:
     """Return token ids and the length of the prompt among them."""
-    problem = generate_problem("sft", index, seed=seed)
+    problem = generate_problem("sft", index, seed=seed, track=track)
     solution = solve_with_misconceptions(story_of(problem), random.Random(f"{seed}/solution/{index}"))
     prompt = f"{USER} {problem.problem} {ASSISTANT}"
     ids = tokenizer.encode(f"{prompt} {solution} {END}", add_special_tokens=False)

@@ -8,7 +8,7 @@ from functools import cache
 from sage_dpo.errors import ConfigError, SuiteSizeError
 from sage_dpo.gym.arithmetic import Operation, Story
 from sage_dpo.gym.misconceptions import find_contexts
-from sage_dpo.gym.world import StoryShape, generate_problem
+from sage_dpo.gym.world import HARD, STANDARD, StoryShape, generate_problem, track_of
 from sage_dpo.records import Problem
 
 SUITE_SEED = 20260101
@@ -43,72 +43,97 @@ class Suite:
         return bool(offered) and offered <= self.misconceptions
 
 
-def _single(name: str, misconceptions: set[str], weights: dict[Operation, float], description: str) -> Suite:
-    shape = StoryShape(steps=(2, 3, 4), weights=weights, tempting_rate=0.0)
-    return Suite(name, 200, shape, frozenset(misconceptions), description)
-
-
 _ADD, _SUBTRACT, _MULTIPLY, _DIVIDE = Operation
-SUITES: dict[str, Suite] = {
-    suite.name: suite
-    for suite in (
-        Suite("short", 200, StoryShape(steps=(1, 2)), description="1-2 steps"),
-        Suite("medium", 200, StoryShape(steps=(3, 4)), description="3-4 steps"),
-        Suite("long", 200, StoryShape(steps=(5, 6)), description="5-6 steps, the longest in training"),
-        Suite("longer", 200, StoryShape(steps=(7, 8)), description="7-8 steps, longer than in training"),
+
+
+def _suites(
+    short: tuple[int, ...],
+    medium: tuple[int, ...],
+    long: tuple[int, ...],
+    longer: tuple[int, ...],
+    around: tuple[int, ...],
+) -> dict[str, Suite]:
+    """Return the eight suites of a track, by the numbers of steps of each; `around` is that of the last four."""
+
+    def by_length(name: str, steps: tuple[int, ...], note: str = "") -> Suite:
+        return Suite(name, 200, StoryShape(steps=steps), description=f"{steps[0]}-{steps[-1]} steps{note}")
+
+    def single(name: str, misconceptions: set[str], weights: dict[Operation, float], what: str) -> Suite:
+        shape = StoryShape(steps=around, weights=weights, tempting_rate=0.0)
+        return Suite(name, 200, shape, frozenset(misconceptions), f"{around[0]}-{around[-1]} steps; {what}")
+
+    suites = (
+        by_length("short", short),
+        by_length("medium", medium),
+        by_length("long", long, ", the longest in training"),
+        by_length("longer", longer, ", longer than in training"),
         Suite(
             "distractors",
             200,
-            StoryShape(steps=(2, 3, 4), tempting_rate=1.0, harmless_rate=0.5),
-            description="2-4 steps, always an irrelevant number of the same object",
+            StoryShape(steps=around, tempting_rate=1.0, harmless_rate=0.5),
+            description=f"{around[0]}-{around[-1]} steps, always an irrelevant number of the same object",
         ),
-        _single(
+        single(
             "products",
             {"odd_product", "even_product_slip"},
             {_ADD: 0.2, _SUBTRACT: 0.2, _MULTIPLY: 0.5, _DIVIDE: 0.1},
-            "2-4 steps; misconceptions about products and no others",
+            "misconceptions about products and no others",
         ),
-        _single(
+        single(
             "carries",
             {"forgotten_carry"},
             {_ADD: 0.6, _SUBTRACT: 0.25, _DIVIDE: 0.15},
-            "2-4 steps; forgotten carries and no other misconception",
+            "forgotten carries and no other misconception",
         ),
-        _single(
+        single(
             "borrows",
             {"smaller_from_larger"},
             {_ADD: 0.25, _SUBTRACT: 0.6, _DIVIDE: 0.15},
-            "2-4 steps; borrows and no other misconception",
+            "borrows and no other misconception",
         ),
     )
+    return {suite.name: suite for suite in suites}
+
+
+SUITES: dict[str, dict[str, Suite]] = {
+    STANDARD: _suites((1, 2), (3, 4), (5, 6), (7, 8), around=(2, 3, 4)),
+    HARD: _suites((2, 3), (4, 5), (6, 7), (8, 9), around=(3, 4, 5)),
 }
+"""Track -> name -> suite."""
+
+
+def suites_of(track: str) -> dict[str, Suite]:
+    """Return a track's suites by name; `ConfigError` for an unknown track."""
+    track_of(track)
+    return SUITES[track]
 
 
 @cache
-def _problems(name: str) -> tuple[Problem, ...]:
-    suite = SUITES[name]
+def _problems(name: str, track: str) -> tuple[Problem, ...]:
+    suite = SUITES[track][name]
     problems: dict[str, Problem] = {}
     for index in range(suite.expected_size * _MAX_DRAWS_PER_PROBLEM):
         if len(problems) == suite.expected_size:
             break
-        problem = generate_problem(name, index, seed=SUITE_SEED, shape=suite.shape, accept=suite.accepts)
+        problem = generate_problem(name, index, seed=SUITE_SEED, track=track, shape=suite.shape, accept=suite.accepts)
         problems.setdefault(problem.problem, problem)
     return tuple(problems.values())
 
 
-def load_suite(name: str) -> list[Problem]:
+def load_suite(name: str, track: str = STANDARD) -> list[Problem]:
     """Return the problems of a suite; no two have the same text.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: unknown name or track.
         SuiteSizeError: the number of problems differs from `expected_size`.
     """
-    if name not in SUITES:
-        raise ConfigError(f"unknown gym suite {name!r}, expected one of {', '.join(SUITES)}")
-    problems = list(_problems(name))
-    if len(problems) != SUITES[name].expected_size:
+    known = suites_of(track)
+    if name not in known:
+        raise ConfigError(f"unknown gym suite {name!r}, expected one of {', '.join(known)}")
+    problems = list(_problems(name, track))
+    if len(problems) != known[name].expected_size:
         raise SuiteSizeError(
-            f"gym suite {name!r} has {len(problems)} problems, its record states {SUITES[name].expected_size}; "
+            f"gym suite {name!r} has {len(problems)} problems, its record states {known[name].expected_size}; "
             "the world's generator and the record disagree, mend the one that changed"
         )
     return problems

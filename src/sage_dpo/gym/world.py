@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.gym import language
-from sage_dpo.gym.arithmetic import MAX_STATE, MIN_STATE, Distractor, Operation, Step, Story, apply, crosses_column
+from sage_dpo.gym.arithmetic import Distractor, Operation, Step, Story, apply, crosses_column
 from sage_dpo.gym.misconceptions import find_contexts, solve
 from sage_dpo.records import Problem
 
@@ -21,10 +21,6 @@ _SUITE_SHARE = 25
 _BUCKETS = 1000
 
 SPLITS = (*_SHARES, *SUITE_NAMES)
-
-ADDENDS = range(2, 19)
-FACTORS = range(2, 6)
-DISTRACTOR_NUMBERS = range(2, 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,39 @@ class StoryShape:
     harmless_rate: float = 0.2
 
 
-TRAINING_SHAPE = StoryShape()
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A world of a difficulty: its numbers and the stories it trains on. The rules are the same in all.
+
+    Attributes:
+        states: every number on a correct path; below `MAX_NUMBER`, where clamped results end up.
+        addends, factors: operands of sums and differences, of products and quotients.
+        distractors: irrelevant numbers.
+        shape: which stories training and probe problems draw.
+        label: part of seeds and ids that keeps the track's problems apart.
+    """
+
+    states: range
+    addends: range
+    factors: range
+    distractors: range
+    shape: StoryShape
+    label: str
+
+
+STANDARD, HARD = "standard", "hard"
+TRACKS: dict[str, Track] = {
+    STANDARD: Track(range(2, 50), range(2, 19), range(2, 6), range(2, 19), StoryShape(), ""),
+    HARD: Track(range(2, 99), range(2, 50), range(2, 10), range(2, 50), StoryShape(steps=(2, 3, 4, 5, 6, 7)), "hard-"),
+}
+"""`standard`: about 1,400 facts, few enough for a small policy to master. `hard`: about 6,000, and longer chains."""
+
+
+def track_of(name: str) -> Track:
+    """Return a track by name; `ConfigError` for another."""
+    if name not in TRACKS:
+        raise ConfigError(f"unknown gym track {name!r}, expected one of {', '.join(TRACKS)}")
+    return TRACKS[name]
 
 
 def generate_problems(
@@ -61,7 +89,8 @@ def generate_problems(
     *,
     seed: int,
     start: int = 0,
-    shape: StoryShape = TRAINING_SHAPE,
+    track: str = STANDARD,
+    shape: StoryShape | None = None,
     accept: Callable[[Story], bool] | None = None,
 ) -> list[Problem]:
     """Return problems `start` to `start + count - 1` of a split.
@@ -70,15 +99,17 @@ def generate_problems(
         split: `sft` (base training), `train` (alignment), `probe` (tuning) or a suite's name.
         count, start: which problems, by index.
         seed: of the split's sequence. Splits do not overlap, whatever their seeds.
-        shape: which stories to draw.
+        track: a name of `TRACKS`.
+        shape: which stories to draw; default is the track's own.
         accept: further condition on a story; others are drawn again.
     Raises:
-        ConfigError: unknown split, or a negative count.
+        ConfigError: unknown split or track, or a negative count.
     """
     if count < 0 or start < 0:
         raise ConfigError(f"count is {count} and start is {start}, expected non-negative integers")
     _bounds(split)
-    return [generate_problem(split, i, seed=seed, shape=shape, accept=accept) for i in range(start, start + count)]
+    indices = range(start, start + count)
+    return [generate_problem(split, i, seed=seed, track=track, shape=shape, accept=accept) for i in indices]
 
 
 def generate_problem(
@@ -86,18 +117,20 @@ def generate_problem(
     index: int,
     *,
     seed: int,
-    shape: StoryShape = TRAINING_SHAPE,
+    track: str = STANDARD,
+    shape: StoryShape | None = None,
     accept: Callable[[Story], bool] | None = None,
 ) -> Problem:
     """Return problem `index` of a split; see `generate_problems`."""
-    rng = random.Random(f"{seed}/{split}/{index}")
+    world = track_of(track)
+    rng = random.Random(f"{seed}/{world.label}{split}/{index}")
     low, high = _bounds(split)
     while True:
-        story = draw_story(rng, shape)
+        story = draw_story(rng, shape or world.shape, world)
         if low <= story.digest() % _BUCKETS < high and (accept is None or accept(story)):
             break
     return Problem(
-        id=f"gym-{split}-{seed}-{index}",
+        id=f"gym-{world.label}{split}-{seed}-{index}",
         problem=language.tell(story, rng),
         answer=str(story.answer),
         solution=solve(story),
@@ -105,40 +138,40 @@ def generate_problem(
     )
 
 
-def draw_story(rng: random.Random, shape: StoryShape) -> Story:
-    """Return a random story whose states all lie in [2, 49]."""
+def draw_story(rng: random.Random, shape: StoryShape, track: Track) -> Story:
+    """Return a random story whose states all lie in the track's."""
     count = rng.choice(shape.steps)
-    state = start = rng.randint(MIN_STATE, MAX_STATE)
+    state = start = rng.randint(track.states[0], track.states[-1])
     operations, weights = list(shape.weights), list(shape.weights.values())
     steps: list[Step] = []
     while len(steps) < count:
-        step = _with_operand(rng.choices(operations, weights)[0], rng)
+        step = _with_operand(rng.choices(operations, weights)[0], rng, track)
         needs_column = crosses_column(step, state)
-        if _is_allowed(step, state) and (not needs_column or rng.random() < shape.column_rate):
+        if _is_allowed(step, state, track) and (not needs_column or rng.random() < shape.column_rate):
             steps.append(step)
             state = apply(step, state)
-    return Story(start, tuple(steps), _draw_distractors(rng, shape, steps))
+    return Story(start, tuple(steps), _draw_distractors(rng, shape, steps, track))
 
 
-def _with_operand(operation: Operation, rng: random.Random) -> Step:
+def _with_operand(operation: Operation, rng: random.Random, track: Track) -> Step:
     is_sum = operation in (Operation.ADD, Operation.SUBTRACT)
-    numbers = ADDENDS if is_sum else FACTORS
+    numbers = track.addends if is_sum else track.factors
     return Step(operation, numbers.start + int(rng.random() * len(numbers)))
 
 
-def _is_allowed(step: Step, state: int) -> bool:
+def _is_allowed(step: Step, state: int, track: Track) -> bool:
     if step.operation is Operation.DIVIDE and state % step.operand:
         return False
-    return MIN_STATE <= apply(step, state) <= MAX_STATE
+    return apply(step, state) in track.states
 
 
-def _draw_distractors(rng: random.Random, shape: StoryShape, steps: list[Step]) -> tuple[Distractor, ...]:
+def _draw_distractors(rng: random.Random, shape: StoryShape, steps: list[Step], track: Track) -> tuple[Distractor, ...]:
     # A distractor's number differs from every operand, so that a text shows which of them was used.
     used = {step.operand for step in steps}
     distractors = []
     for rate, same_object in ((shape.tempting_rate, True), (shape.harmless_rate, False)):
         if rng.random() < rate:
-            number = rng.choice([n for n in DISTRACTOR_NUMBERS if n not in used])
+            number = rng.choice([n for n in track.distractors if n not in used])
             used.add(number)
             distractors.append(Distractor(rng.randrange(len(steps)), number, same_object))
     return tuple(distractors)

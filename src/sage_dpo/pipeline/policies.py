@@ -15,7 +15,7 @@ _GYM = "gym:"
 
 
 def policy_path(path: str) -> str:
-    """Resolve `gym:S` or `gym:M` to the bundled policy's folder; leave any other path or hub id as it is."""
+    """Resolve `gym:NAME` to the bundled policy's folder; leave any other path or hub id as it is."""
     if not path.startswith(_GYM):
         return path
     from sage_dpo.gym.policy import bundled_policy_path
@@ -108,5 +108,5 @@ def _not_loadable(settings: PolicySettings, error: Exception) -> ConfigError:
     reason = str(error).splitlines()[0]
     return ConfigError(
         f"policy {where} {settings.path!r} cannot be loaded: {reason}; give a folder saved with save_pretrained, "
-        "a hub id, gym:S or gym:M"
+        "a hub id, or gym:S, gym:M or gym:S-hard"
     )

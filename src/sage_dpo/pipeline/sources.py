@@ -18,7 +18,7 @@ def load_problem_source(source: ProblemSettings, *, seed: int) -> tuple[list[Pro
     if isinstance(source, GymProblemSettings):
         from sage_dpo.gym.world import generate_problems
 
-        problems = generate_problems(source.split, source.count, seed=seed)
+        problems = generate_problems(source.split, source.count, seed=seed, track=source.track)
     else:
         from sage_dpo.problems import deduplicate, load_problems
 
@@ -44,7 +44,7 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
     if isinstance(source, GymSuiteSettings):
         from sage_dpo.gym.suites import load_suite
 
-        return {name: load_suite(name) for name in names}
+        return {name: load_suite(name, source.track) for name in names}
     from sage_dpo.evaluation import load_benchmark
 
     folder = Path(source.data) if source.data else None
@@ -55,14 +55,17 @@ def suites_by_name(names: str, data: Path | None) -> dict[str, Any]:
     """Return the settings of suites as they are named on the command line.
 
     Args:
-        names: `all` (benchmarks), `gym`, or names of either separated by commas.
+        names: `all` (benchmarks), `gym`, `gym-hard` (its hard track), or names of either separated by commas.
         data: folder of the benchmarks' files.
     """
-    from sage_dpo.gym.suites import SUITES
+    from sage_dpo.gym.suites import suites_of
+    from sage_dpo.gym.world import HARD, STANDARD
 
     chosen = names.split(",")
-    if names == "gym" or set(chosen) <= set(SUITES):
-        return {"kind": "gym", "names": "all" if names == "gym" else chosen}
+    if names in ("gym", "gym-hard"):
+        return {"kind": "gym", "names": "all", "track": HARD if names == "gym-hard" else STANDARD}
+    if set(chosen) <= set(suites_of(STANDARD)):
+        return {"kind": "gym", "names": chosen}
     return {"kind": "benchmarks", "names": "all" if names == "all" else chosen, "data": str(data) if data else None}
 
 
@@ -75,7 +78,9 @@ def suite_names(settings: EvaluationSettings) -> list[str]:
     source = settings.suites
     known: Iterable[str]
     if isinstance(source, GymSuiteSettings):
-        from sage_dpo.gym.suites import SUITES as known
+        from sage_dpo.gym.suites import suites_of
+
+        known = suites_of(source.track)
     else:
         from sage_dpo.evaluation import BENCHMARKS as known
     names = list(known) if source.names == "all" else source.names

@@ -17,7 +17,8 @@ from sage_dpo.config import FileProblemSettings, FixedPairSettings, PolicySettin
 from sage_dpo.errors import ConfigError
 from sage_dpo.evaluation.runner import suite_sampling
 from sage_dpo.evaluation.suites import BENCHMARKS
-from sage_dpo.gym.suites import SUITES
+from sage_dpo.gym.suites import suites_of
+from sage_dpo.gym.world import STANDARD
 from sage_dpo.pairs import PreferenceData, load_preference_data
 from sage_dpo.pipeline.policies import policy_path
 from sage_dpo.pipeline.sources import load_problem_source, suite_names
@@ -194,7 +195,8 @@ def _size(source: ProblemSettings | None, problems: list[Problem]) -> int:
 
 
 def _suite_size(name: str) -> SuiteSize:
-    size = SUITES[name].expected_size if name in SUITES else BENCHMARKS[name].size
+    gym = suites_of(STANDARD)  # the other track's suites have the same names and sizes
+    size = gym[name].expected_size if name in gym else BENCHMARKS[name].size
     return SuiteSize(size, suite_sampling(name, max_new_tokens=1).samples)
 
 

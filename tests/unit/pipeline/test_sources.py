@@ -10,7 +10,7 @@ import pytest
 from sage_dpo.config import EvaluationSettings, FileProblemSettings, GymProblemSettings, validate
 from sage_dpo.errors import ConfigError
 from sage_dpo.evaluation import BENCHMARKS
-from sage_dpo.gym.suites import SUITES
+from sage_dpo.gym.suites import suites_of
 from sage_dpo.gym.world import generate_problems
 from sage_dpo.pipeline.sources import load_problem_source, load_suites, suite_names, suites_by_name
 from sage_dpo.storage import write_jsonl
@@ -49,11 +49,13 @@ def test_problems_of_a_file_are_deduplicated_counted_and_then_limited(tmp_path: 
 def test_suites_are_loaded_under_their_names() -> None:
     suites = load_suites(evaluation(kind="gym", names=["short", "carries"]))
     assert {name: len(problems) for name, problems in suites.items()} == {"short": 200, "carries": 200}
+    hard = load_suites(evaluation(kind="gym", names=["short"], track="hard"))
+    assert hard["short"][0].id.startswith("gym-hard-short")
     assert load_suites(None) == {}
 
 
 def test_all_means_every_suite_of_its_kind_and_unknown_names_are_refused() -> None:
-    assert suite_names(evaluation(kind="gym", names="all")) == list(SUITES)
+    assert suite_names(evaluation(kind="gym", names="all")) == list(suites_of("standard"))
     assert suite_names(evaluation(kind="benchmarks", names="all")) == list(BENCHMARKS)
     with pytest.raises(ConfigError, match=r"unknown suites \['gsm8k'\], expected some of short"):
         suite_names(evaluation(kind="gym", names=["short", "gsm8k"]))
@@ -64,6 +66,7 @@ def test_all_means_every_suite_of_its_kind_and_unknown_names_are_refused() -> No
     [
         ("all", "benchmarks", "all"),
         ("gym", "gym", "all"),
+        ("gym-hard", "gym", "all"),
         ("short,long", "gym", ["short", "long"]),
         ("gsm8k", "benchmarks", ["gsm8k"]),
         ("gsm8k,short", "benchmarks", ["gsm8k", "short"]),  # refused later, with the benchmarks' names
