@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from sage_dpo.config.section import Section
 
 
+DEFAULT_GATE_QUANTILE = 0.5
+
+
 class SelectorSettings(Section):
     """Which candidate pairs of an optimizer step are trained on."""
 
@@ -81,9 +84,10 @@ class SelectorSettings(Section):
     gate_quantile: float | None = Field(
         None,
         gt=0.0,
-        lt=1.0,
-        description="The gate as a quantile of the untuned policy's margins over the first pool: free of tau and the "
-        "task. Instead of `gate`; confidence margin only.",
+        le=1.0,
+        description="The gate as a quantile of how sure the untuned policy is, abs(margin), over the first pool: free "
+        "of tau and the task. 1 is no gate. None: 0.5 for `sage` with the confidence margin unless `gate` is given, no "
+        "gate for other selectors.",
     )
     gate_mean: Literal["asked", "open"] = Field(
         "asked",
@@ -99,7 +103,7 @@ class SelectorSettings(Section):
             raise ValueError(f"selector is all with keep_ratio {self.keep_ratio}; set keep_ratio to 1.0")
         if self.gate is not None and self.gate_quantile is not None:
             raise ValueError("gate and gate_quantile are both set; set one of them to none")
-        if self.gate_quantile is not None and self.margin != "confidence":
+        if self.calibrated_quantile is not None and self.margin != "confidence":
             raise ValueError(
                 f"gate_quantile is set with margin {self.margin}, which is 0 for every pair of the untuned policy; set "
                 "margin to confidence, or give gate"
@@ -110,6 +114,19 @@ class SelectorSettings(Section):
                 "set damping > 0 or use_curvature to true"
             )
         return self
+
+    @property
+    def calibrated_quantile(self) -> float | None:
+        """The quantile to calibrate the gate by; `None` where `gate` is given or there is no gate."""
+        if self.gate_quantile is not None:
+            return None if self.gate_quantile == 1.0 else self.gate_quantile
+        is_default = self.gate is None and self.selector == "sage" and self.margin == "confidence"
+        return DEFAULT_GATE_QUANTILE if is_default else None
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether pairs with a large margin are shut."""
+        return self.gate is not None or self.calibrated_quantile is not None
 
 
 class PoolSettings(Section):

@@ -132,11 +132,14 @@ def admit_by_boundary(margins: NDArray[Any], width: float, keep: int) -> tuple[N
 
 
 def gate_threshold(margins: NDArray[Any], quantile: float) -> float:
-    """Return the margin m* above which a pair is shut: the given quantile of the untuned policy's margins.
+    """Return the margin m* above which a pair is shut: the given quantile of the untuned policy's absolute margins.
 
     Args:
         margins: `[N]` of the untuned policy, N >= 1.
         quantile: in (0, 1). The pairs it leaves open do not change with the scale of the margins.
+
+    Returns:
+        m* >= 0: a pair that the policy ranks wrong is open whatever the margins are.
 
     Raises:
         NumericalError: a margin is NaN.
@@ -144,7 +147,7 @@ def gate_threshold(margins: NDArray[Any], quantile: float) -> float:
     Source: ours; see "The gate" in docs/method.md.
     """
     check_not_nan("margins", margins)
-    return float(np.quantile(margins, quantile))
+    return float(np.quantile(np.abs(margins), quantile))
 
 
 def open_pairs(margins: NDArray[Any], threshold: float) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ class Gate:
     def __init__(self, settings: SelectorSettings, *, spent_share: float) -> None:
         self.threshold = settings.gate
         self.is_spent = self.is_renewed = False
-        self._quantile, self._spent_share = settings.gate_quantile, spent_share
+        self._quantile, self._spent_share = settings.calibrated_quantile, spent_share
         self._seen = self._open = 0
 
     @property

@@ -41,7 +41,7 @@ class Selector:
 
     def __init__(self, settings: SelectorSettings) -> None:
         self.settings = settings
-        if settings.gate is not None or settings.gate_quantile is not None:
+        if settings.is_gated:
             self.needs_scores = True  # the gate reads margins, whatever the ranking reads
 
     @property

@@ -142,10 +142,11 @@ def test_ten_million_candidates_are_cut_in_seconds() -> None:
     assert utilities[kept].min() > np.delete(utilities, kept).max()
 
 
-def test_the_gate_is_a_quantile_and_leaves_what_is_not_above_it_open() -> None:
-    margins = np.array([4.0, 0.0, 3.0, 1.0, 2.0])  # sorted 0 1 2 3 4: the 0.75 quantile is at place 0.75 * 4 = 3
+def test_the_gate_is_a_quantile_of_sureness_and_leaves_what_is_not_above_it_open() -> None:
+    margins = np.array([4.0, 0.0, -3.0, 1.0, -2.0])  # sizes sorted 0 1 2 3 4: the 0.75 quantile is at place 3
     assert gate_threshold(margins, 0.75) == 3.0
     assert open_pairs(margins, 3.0).tolist() == [False, True, True, True, True]
+    assert gate_threshold(np.array([-3.0, -2.0, -1.0]), 0.5) == 2.0  # all ranked wrong: all open
 
 
 def test_the_gate_by_quantile_does_not_depend_on_the_scale_of_the_margins() -> None:

@@ -188,7 +188,7 @@ def test_the_lowest_margins_are_trained_on_with_their_reference():
 )
 def test_only_what_the_selector_needs_is_computed(changes, policy_calls):
     models = TableModels()
-    stream = make_stream(models, pool={"stratified": False}, **changes)
+    stream = make_stream(models, pool={"stratified": False}, gate_quantile=1.0, **changes)
     stream.start()
     run(stream, last=2)
     assert [informativeness for whose, _, informativeness in models.scored if whose == "policy"] == policy_calls
@@ -257,7 +257,7 @@ def test_a_number_that_is_not_finite_names_the_pairs():
             scores.logps[2] = np.nan
             return scores
 
-    stream = make_stream(NaN(), pool={"stratified": False})
+    stream = make_stream(NaN(), pool={"stratified": False}, gate_quantile=1.0)
     stream.start()
     with pytest.raises(NumericalError, match=r"1 policy log-probabilities are not finite at step 0 \(pairs \['0-"):
         stream.next(0, progress=0.0, microbatches=1)
@@ -347,7 +347,7 @@ def test_the_loss_is_the_mean_over_asked_or_open_pairs(mean, weight):
     assert (len(microbatch.rows), microbatch.weight) == (3, weight)
 
 
-def test_the_quantile_of_untuned_margins_is_the_gate_whatever_tau_is():
+def test_the_quantile_of_untuned_sureness_is_the_gate_whatever_tau_is():
     shares, thresholds = [], []
     for tau in (1.0, 10.0):
         stream = make_stream(gate_quantile=0.25, margin_temperature=tau, pool={"stratified": False})
