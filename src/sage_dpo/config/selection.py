@@ -147,7 +147,7 @@ class PoolSettings(Section):
     competence_start: float = Field(0.0, ge=0.0, le=1.0, description="Competence at which the schedule begins.")
     competence_target: float = Field(1.0, ge=0.0, le=1.0, description="Competence at which the schedule ends.")
     spent_share: float = Field(
-        0.01,
+        0.05,
         ge=0.0,
         lt=1.0,
         description="A gated pool is spent when over one pass through it at most this share of the candidates was "
