@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from sage_dpo.config.section import Section
 
-
 DEFAULT_GATE_QUANTILE = 0.5
 
 

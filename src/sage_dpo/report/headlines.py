@@ -2,7 +2,7 @@
 
     python -m sage_dpo.report.headlines results/gate.json
 
-writes, with differences in points of accuracy and 95 % intervals over seeds, and SAGE's trained tokens divided by those of
+writes, with differences in points and 95 % intervals over seeds, and SAGE's trained tokens divided by those of
 DPO on all pairs:
 
     {"seeds": [...],
