@@ -41,7 +41,7 @@ def test_unknown_or_unbundled_sizes_are_rejected() -> None:
         train_policy("XL", Path("unused"), seed=0)
     with pytest.raises(ConfigError, match="steps is 0, expected at least 1"):
         train_policy("S", Path("unused"), seed=0, steps=0)
-    with pytest.raises(ConfigError, match="no bundled gym policy of size 'L'"):
+    with pytest.raises(ConfigError, match="no bundled gym policy 'L'"):
         bundled_policy_path("L")
     assert set(SIZES) == {"S", "M", "L"}
 
