@@ -113,6 +113,27 @@ class PairScorer:
         """
         return self.reference.get(completions, self._compute_reference)
 
+    def survey(self, pairs: Columns, *, step: int = 0, label: str) -> CandidateScores:
+        """Return the columns of many pairs, without informativeness and not to be used again.
+
+        Where the policy still is its reference, the log-probabilities are kept as the reference's.
+
+        Args:
+            pairs: by column.
+            step: optimizer steps done, for errors.
+            label: names the progress bar.
+
+        Raises:
+            NumericalError: as for `score`.
+        """
+        completions = as_completions(pairs)
+        scores = self._models.score_policy(completions, with_informativeness=False, label=label)
+        self.counts.scored += scores.tokens
+        check_finite(scores.logps, pairs, "policy", step)
+        if self.policy_is_reference:
+            self.reference.add(completions, scores.logps)
+        return CandidateScores.of_completions(scores.logps, scores.lengths, None)
+
     def estimate_success_rates(self, pairs: Columns, *, temperature: float, step: int = 0) -> NDArray[np.float64]:
         """Return `[N]` ranks of the pairs by confidence margin, a stand-in for success rates; one forward pass.
 
@@ -124,16 +145,10 @@ class PairScorer:
         Raises:
             NumericalError: as for `score`.
         """
-        completions = as_completions(pairs)
-        scores = self._models.score_policy(completions, with_informativeness=False, label="scoring the pool")
-        self.counts.scored += scores.tokens
-        check_finite(scores.logps, pairs, "policy", step)
-        if self.policy_is_reference:
-            self.reference.add(completions, scores.logps)
-        half = len(completions) // 2
-        logps, lengths = torch.from_numpy(scores.logps), torch.from_numpy(scores.lengths)
-        margins = confidence_margin(logps[:half], logps[half:], lengths[:half], lengths[half:], temperature=temperature)
-        return relative_success_rate(margins.numpy())
+        scores = self.survey(pairs, step=step, label="scoring the pool")
+        columns = ("chosen_logps", "rejected_logps", "chosen_lengths", "rejected_lengths")
+        values = (torch.from_numpy(scores.column(name, needed_for="the margin")) for name in columns)
+        return relative_success_rate(confidence_margin(*values, temperature=temperature).numpy())
 
     def _compute_reference(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
         if self._models.keeps_reference:

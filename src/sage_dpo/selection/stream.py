@@ -281,9 +281,7 @@ class CandidateStream:
         """Return the margins of a sample of the first pool."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.settings.seed, _GATE_STREAM))))
         rows = np.sort(rng.permutation(len(self.pairs))[:CALIBRATION_PAIRS])
-        scores, _ = self.scorer.score(
-            self.pairs[rows.tolist()], with_informativeness=False, label="calibrating the gate"
-        )
+        scores = self.scorer.survey(self.pairs[rows.tolist()], label="calibrating the gate")
         return self.selector.margin(Candidates(len(rows), rng, scores)).numpy()
 
     def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:

@@ -211,7 +211,7 @@ def test_without_a_reference_model_the_untrained_policy_serves_once_and_never_la
     stream.start()
     run(stream)
     assert stream.counts.reference == 0
-    lone = make_stream(TableModels(keeps_reference=False), pool={"stratified": False})
+    lone = make_stream(TableModels(keeps_reference=False), pool={"stratified": False}, gate_quantile=1.0)
     lone.start()
     with pytest.raises(DataError, match="set precompute_ref_log_probs to False"):
         run(lone)
