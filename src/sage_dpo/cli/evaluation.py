@@ -10,6 +10,7 @@ import typer
 from sage_dpo.cli.options import (
     LOCAL,
     BatchSize,
+    FieldMap,
     JsonPath,
     ModelPath,
     PromptTemplate,
@@ -17,6 +18,7 @@ from sage_dpo.cli.options import (
     Seed,
     StageOverrides,
     SystemPrompt,
+    parse_fields,
     read_settings,
     resumable,
     setting,
@@ -33,7 +35,9 @@ from sage_dpo.config import (
 
 def evaluate(
     model: ModelPath,
-    suites: Annotated[str, typer.Option(help="all (the benchmarks), gym, or names separated by commas.")] = "all",
+    suites: Annotated[
+        str, typer.Option(help="all (the benchmarks), gym, names, or name=path of any problems, separated by commas.")
+    ] = "all",
     data: Annotated[Path | None, setting(BenchmarkSuiteSettings, "data")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
     max_new_tokens: Annotated[int | None, setting(EvaluationSettings, "max_new_tokens")] = None,
@@ -42,10 +46,11 @@ def evaluate(
     system_prompt: SystemPrompt = None,
     seed: Seed = None,
     set_: StageOverrides = None,
+    field: FieldMap = None,
     json_path: JsonPath = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a policy on the eight benchmarks or the gym's suites."""
+    """Evaluate a policy on the eight benchmarks, the gym's suites, or any file of problems."""
     from sage_dpo.pipeline.sources import suites_by_name
 
     given = {
@@ -54,7 +59,7 @@ def evaluate(
         "rollouts.engine.batch_size": batch_size,
         "rollouts.prompt_template": prompt_template,
         "rollouts.system_prompt": system_prompt,
-        "evaluation.suites": suites_by_name(suites, data),
+        "evaluation.suites": suites_by_name(suites, data, parse_fields(field)),
         "evaluation.max_new_tokens": max_new_tokens,
     }
     chosen = read_settings(

@@ -20,10 +20,9 @@ class GymProblemSettings(Section):
     count: int = Field(512, ge=1, description="Number of problems.")
 
 
-class FileProblemSettings(Section):
-    """Problems from JSON Lines, Parquet or a saved `datasets` folder."""
+class ProblemFile(Section):
+    """A file of problems: JSON, JSON Lines, Parquet, or a folder of these or of `datasets`."""
 
-    kind: Literal["file"] = Field(description="Which of the kinds.")
     path: str = Field(description="File or folder.")
     fields: dict[str, str | None] = Field(
         default_factory=dict,
@@ -31,6 +30,12 @@ class FileProblemSettings(Section):
         "`{answer: reward_model.ground_truth}`, `{answer: last_box(solution)}` ([data](data.md)).",
     )
     limit: int | None = Field(None, ge=1, description="The first so many only; none takes all.")
+
+
+class FileProblemSettings(ProblemFile):
+    """Problems from JSON, JSON Lines, Parquet or a saved `datasets` folder."""
+
+    kind: Literal["file"] = Field(description="Which of the kinds.")
 
 
 ProblemSettings = Annotated[GymProblemSettings | FileProblemSettings, Field(discriminator="kind")]

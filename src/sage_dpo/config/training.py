@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sage_dpo.config.sampling import ProblemFile
 from sage_dpo.config.section import Section
 
 
@@ -87,12 +88,22 @@ class BenchmarkSuiteSettings(Section):
     names: list[str] | Literal["all"] = Field("all", description="Which suites.")
     data: str | None = Field(
         None,
-        description="Local folder of `<suite>.jsonl` (id, problem, answer). Without it, suites whose record pins a hub "
-        "revision (GSM8K and MATH500) come from there; for the others the error names the source.",
+        description="Local folder of `<suite>.jsonl` (id, problem, answer), or of the files as their repositories "
+        "publish them ([data](data.md)). Without it, suites whose record pins a hub revision (GSM8K and MATH500) come "
+        "from there; for the others the error names the source.",
     )
 
 
-SuiteSettings = Annotated[GymSuiteSettings | BenchmarkSuiteSettings, Field(discriminator="kind")]
+class FileSuiteSettings(Section):
+    """Suites from any files of problems, answered greedily."""
+
+    kind: Literal["files"] = Field(description="Which of the kinds.")
+    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], ProblemFile] = Field(
+        min_length=1, description="Each suite's file, by the suite's name, which is not a benchmark's."
+    )
+
+
+SuiteSettings = Annotated[GymSuiteSettings | BenchmarkSuiteSettings | FileSuiteSettings, Field(discriminator="kind")]
 
 
 class EvaluationSettings(Section):

@@ -1,7 +1,8 @@
 """The eight public benchmarks, one record each, and how they are loaded.
 
 A file is `<data>/<name>.jsonl`, one problem a line: `id`, `problem`, `answer`, optionally `solution`; other fields go
-to the metadata. Sizes are part of the record: a suite that loads another number of problems is an error, so that a
+to the metadata. Or it is the file that the benchmark's repository publishes, under its own name and with its own fields
+(`published.py`). Sizes are part of the record: a suite that loads another number of problems is an error, so that a
 half-copied file cannot pass for a result.
 """
 
@@ -13,7 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sage_dpo.data.rows import first_line
 from sage_dpo.errors import ConfigError, DataError, SuiteSizeError
+from sage_dpo.evaluation.published import Published
 from sage_dpo.records import Problem
 from sage_dpo.storage import numbered_rows
 
@@ -40,21 +43,20 @@ class Benchmark:
         source: where the problems were published.
         hub_id, hub_config, hub_revision: data set, configuration and commit on the hub; `None` where no copy with the
             same problems is known to us, so that only the local file is supported.
-        hub_fields: columns of the hub copy that serve as `problem` and `answer`. An answer with GSM8K's `####` is cut
-            behind it, and what stands before it is the solution.
+        published: how the published file, and the hub copy, look.
     """
 
     name: str
     size: int
     answer_style: str
     source: str
+    published: Published
     samples: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
     hub_id: str | None = None
     hub_config: str | None = None
     hub_revision: str | None = None
-    hub_fields: tuple[str, str] = ("problem", "answer")
 
 
 _QWEN = "QwenLM/Qwen2.5-Math@a45202bd16f1ec06f433442dc1152d0074773465:evaluation/data"
@@ -70,25 +72,81 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
                 1319,
                 "number",
                 f"github.com/{_GSM8K}",
+                Published(
+                    ("gsm8k/test.jsonl", "grade_school_math/data/test.jsonl"),
+                    problem="question",
+                    answer="after_hashes(answer)",
+                    solution="answer",
+                    id="test/{number}",
+                ),
                 hub_id="openai/gsm8k",
                 hub_config="main",
                 hub_revision="cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
-                hub_fields=("question", "answer"),
             ),
             Benchmark(
                 "math500",
                 500,
                 "latex",
                 f"github.com/{_MATH500}",
+                Published(
+                    ("math500/test.jsonl", "prm800k/math_splits/test.jsonl", "math_splits/test.jsonl"),
+                    answer="last_box(solution)",
+                    solution="solution",
+                    id="{unique_id}",
+                ),
                 hub_id="HuggingFaceH4/MATH-500",
                 hub_revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
             ),
-            Benchmark("minerva", 272, "latex", f"github.com/{_QWEN}/minerva_math/test.jsonl"),
-            Benchmark("gaokao2023en", 385, "latex", f"github.com/{_QWEN}/gaokao2023en/test.jsonl"),
-            Benchmark("olympiadbench", 675, "latex", f"github.com/{_QWEN}/olympiadbench/test.jsonl"),
-            Benchmark("college_math", 2818, "latex", f"github.com/{_QWEN}/college_math/test.jsonl"),
-            Benchmark("amc23", 40, "integer", f"github.com/{_QWEN}/amc23/test.jsonl", **SAMPLED),  # type: ignore[arg-type]
-            Benchmark("aime24", 30, "integer", f"github.com/{_QWEN}/aime24/test.jsonl", **SAMPLED),  # type: ignore[arg-type]
+            Benchmark(
+                "minerva",
+                272,
+                "latex",
+                f"github.com/{_QWEN}/minerva_math/test.jsonl",
+                Published(("minerva_math/test.jsonl",), answer="last_box(solution)", solution="solution"),
+            ),
+            Benchmark(
+                "gaokao2023en",
+                385,
+                "latex",
+                f"github.com/{_QWEN}/gaokao2023en/test.jsonl",
+                Published(("gaokao2023en/test.jsonl",), problem="question"),
+            ),
+            Benchmark(
+                "olympiadbench",
+                675,
+                "latex",
+                f"github.com/{_QWEN}/olympiadbench/test.jsonl",
+                Published(
+                    ("olympiadbench/test.jsonl",),
+                    problem="question",
+                    answer="final_answer.0",
+                    solution="solution.0",
+                    id="{id}",
+                ),
+            ),
+            Benchmark(
+                "college_math",
+                2818,
+                "latex",
+                f"github.com/{_QWEN}/college_math/test.jsonl",
+                Published(("college_math/test.jsonl",), problem="question"),
+            ),
+            Benchmark(
+                "amc23",
+                40,
+                "integer",
+                f"github.com/{_QWEN}/amc23/test.jsonl",
+                Published(("amc23/test.jsonl",), id="{id}"),
+                **SAMPLED,  # type: ignore[arg-type]
+            ),
+            Benchmark(
+                "aime24",
+                30,
+                "integer",
+                f"github.com/{_QWEN}/aime24/test.jsonl",
+                Published(("aime24/test.jsonl",), id="{id}"),
+                **SAMPLED,  # type: ignore[arg-type]
+            ),
         )
     }
 )
@@ -110,14 +168,14 @@ def load_benchmark(name: str, data: Path | str | None, *, limit: int | None = No
     if name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
-    path = None if data is None else Path(data) / f"{name}.jsonl"
-    rows = _hub_rows(benchmark) if path is None else _file_rows(path)
+    path = None if data is None else _find_file(benchmark, Path(data))
+    rows = _hub_rows(benchmark) if path is None else numbered_rows(path)
     problems: dict[str, Problem] = {}
     where = path or benchmark.hub_id
-    for number, row in rows:
-        problem = _problem(row, f"{where}, line {number}")
+    for count, (number, row) in enumerate(rows):
+        problem = _problem(benchmark, count, row, f"{where}, line {number}")
         if problem.id in problems:
-            raise DataError(f"{where}, line {number}: id {problem.id!r} occurs twice; remove one of the rows")
+            raise DataError(f"{where}, line {number}: id {problem.id!r} occurs twice; keep one of the rows")
         problems[problem.id] = problem
     if len(problems) != benchmark.size:
         raise SuiteSizeError(
@@ -127,10 +185,15 @@ def load_benchmark(name: str, data: Path | str | None, *, limit: int | None = No
     return list(problems.values())[:limit]
 
 
-def _file_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give the folder that holds it (evaluation.suites.data, or --data)")
-    return numbered_rows(path)
+def _find_file(benchmark: Benchmark, folder: Path) -> Path:
+    names = (f"{benchmark.name}.jsonl", *benchmark.published.files)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(
+        f"{folder / names[0]} does not exist; give the folder that holds it, or the published "
+        f"{' or '.join(names[1:])} (evaluation.suites.data, or --data)"
+    )
 
 
 def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -144,23 +207,17 @@ def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, dict[str, Any]]]:
 
     try:
         rows = load_dataset(benchmark.hub_id, benchmark.hub_config, split="test", revision=benchmark.hub_revision)
-    except (OSError, ValueError) as error:  # what a hub that is out of reach, or a cache without it, comes to
+    except Exception as error:  # what a hub that is out of reach, or a cache without it, comes to in several libraries
         raise DataError(
-            f"{benchmark.name} cannot be loaded from the hub: {str(error).splitlines()[0]}; give a folder with "
+            f"{benchmark.name} cannot be loaded from the hub: {first_line(error)}; give a folder with "
             f"{benchmark.name}.jsonl (evaluation.suites.data, or --data)"
         ) from None
-    problem, answer = benchmark.hub_fields
-    for number, row in enumerate(rows, start=1):
-        solution, _, final = row[answer].rpartition("####")
-        fields = {"problem": row[problem], "answer": final.strip(), "solution": solution.strip() or row.get("solution")}
-        kept = {key: value for key, value in row.items() if key not in (problem, answer, "solution")}
-        yield number, {"id": f"{benchmark.name}/{number - 1}", **kept, **fields}
+    yield from enumerate(rows, start=1)
 
 
-def _problem(row: dict[str, Any], where: str) -> Problem:
-    missing = [field for field in _PROBLEM_FIELDS if field not in row]
-    if missing:
-        raise DataError(f"{where}: lacks {missing}, has {sorted(row)}; expected {', '.join(_PROBLEM_FIELDS)}")
+def _problem(benchmark: Benchmark, number: int, row: dict[str, Any], where: str) -> Problem:
+    if not all(isinstance(row.get(field), str) for field in _PROBLEM_FIELDS):
+        return benchmark.published.to_problem(benchmark.name, number, row, where)
     metadata = {key: value for key, value in row.items() if key not in (*_PROBLEM_FIELDS, "solution")}
     try:
         return Problem(row["id"], row["problem"], row["answer"], row.get("solution"), metadata)

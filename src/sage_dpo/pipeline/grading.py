@@ -75,7 +75,10 @@ def _requests(problems: list[Problem], completions: str) -> list[VerificationReq
     if not Path(completions).is_file():
         return [VerificationRequest(p.id, 0, _column(p, completions), p.answer) for p in problems]
     if completions.endswith(".parquet"):
-        return requests_for(problems, read_records(completions, Completion))
+        records = read_records(completions, Completion)
+        if not records:
+            raise DataError(f"{completions}: 0 completions; make some with `sage-dpo rollouts`")
+        return requests_for(problems, records)
     return requests_for(problems, _read_completions(completions))
 
 
@@ -83,13 +86,17 @@ def _read_completions(path: str) -> list[Completion]:
     """Read completions without token ids, which grading does not need; a row without `sample` is its own sample."""
     completions = []
     for index, (number, row) in enumerate(numbered_rows(path)):
-        text, sample = row.get("completion"), row.get("sample", index)
-        if not isinstance(text, str) or not isinstance(sample, int) or "problem_id" not in row:
+        text, sample = row.get("completion"), row.get("sample")
+        if not isinstance(text, str) or type(sample) not in (int, type(None)) or "problem_id" not in row:
+            found = {name: row.get(name) for name in ("problem_id", "completion", "sample") if name in row}
             raise DataError(
-                f"{path}, line {number}: has the fields {sorted(row)}, expected problem_id, completion (text) and "
-                "optionally sample (a whole number); mend or remove this line"
+                f"{path}, line {number}: has {str(found)[:120]}, expected problem_id, completion (text) and optionally "
+                "sample (a whole number); mend this line"
             )
+        sample = index if sample is None else sample
         completions.append(Completion(str(row["problem_id"]), sample, text, (), (), FinishReason.STOP))
+    if not completions:
+        raise DataError(f"{path}: 0 completions; give a file with one completion a line")
     return completions
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sage_dpo.config import EvaluationSettings, GymProblemSettings, GymSuiteSettings, ProblemSettings
+from sage_dpo.config import EvaluationSettings, FileSuiteSettings, GymProblemSettings, GymSuiteSettings, ProblemSettings
 from sage_dpo.errors import ConfigError
 from sage_dpo.records import Problem
 
@@ -34,13 +34,17 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
     """Return the evaluation suites by name; sizes are checked where they are loaded.
 
     Raises:
-        ConfigError: an unknown suite name.
+        ConfigError: an unknown suite name, or a file under a benchmark's name.
         SuiteSizeError: a suite has another size than its record states.
     """
     if settings is None:
         return {}
     source = settings.suites
     names = suite_names(settings)
+    if isinstance(source, FileSuiteSettings):
+        from sage_dpo.problems import load_problems
+
+        return {name: load_problems(f.path, fields=f.fields).problems[: f.limit] for name, f in source.files.items()}
     if isinstance(source, GymSuiteSettings):
         from sage_dpo.gym.suites import load_suite
 
@@ -51,17 +55,32 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
     return {name: load_benchmark(name, folder) for name in names}
 
 
-def suites_by_name(names: str, data: Path | None) -> dict[str, Any]:
+def suites_by_name(names: str, data: Path | None, fields: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """Return the settings of suites as they are named on the command line.
 
     Args:
-        names: `all` (benchmarks), `gym`, `gym-hard` (its hard track), or names of either separated by commas.
+        names: `all` (benchmarks), `gym`, `gym-hard` (its hard track), names of either, or `name=path` of any files,
+            separated by commas.
         data: folder of the benchmarks' files.
+        fields: which columns of the files hold what.
+
+    Raises:
+        ConfigError: files beside names, or `fields` without files.
     """
     from sage_dpo.gym.suites import suites_of
     from sage_dpo.gym.world import HARD, STANDARD
 
     chosen = names.split(",")
+    files = dict(item.split("=", 1) for item in chosen if "=" in item)
+    if files and len(files) < len(chosen):
+        raise ConfigError(f"--suites is {names!r}; name files (name=path) or suites, not both")
+    if files:
+        return {
+            "kind": "files",
+            "files": {name: {"path": path, "fields": fields or {}} for name, path in files.items()},
+        }
+    if fields:
+        raise ConfigError("--field names columns of problem files; give them as --suites name=path")
     if names in ("gym", "gym-hard"):
         return {"kind": "gym", "names": "all", "track": HARD if names == "gym-hard" else STANDARD}
     if set(chosen) <= set(suites_of(STANDARD)):
@@ -73,16 +92,18 @@ def suite_names(settings: EvaluationSettings) -> list[str]:
     """Return the names of the evaluation suites, without loading them.
 
     Raises:
-        ConfigError: an unknown suite name.
+        ConfigError: an unknown suite name, or a file under a benchmark's name.
     """
-    source = settings.suites
-    known: Iterable[str]
-    if isinstance(source, GymSuiteSettings):
-        from sage_dpo.gym.suites import suites_of
+    from sage_dpo.evaluation import BENCHMARKS
+    from sage_dpo.gym.suites import suites_of
 
-        known = suites_of(source.track)
-    else:
-        from sage_dpo.evaluation import BENCHMARKS as known
+    source = settings.suites
+    if isinstance(source, FileSuiteSettings):
+        taken = sorted(set(source.files) & {*BENCHMARKS, "costs"})  # costs.json stands beside the results
+        if taken:
+            raise ConfigError(f"evaluation.suites.files: the names {taken} mean something else; choose others")
+        return list(source.files)
+    known: Iterable[str] = suites_of(source.track) if isinstance(source, GymSuiteSettings) else BENCHMARKS
     names = list(known) if source.names == "all" else source.names
     unknown = sorted(set(names) - set(known))
     if unknown:

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sage_dpo.config import FileProblemSettings, FixedPairSettings, PolicySettings, ProblemSettings, RunConfig
+from sage_dpo.config import (
+    EvaluationSettings,
+    FileProblemSettings,
+    FileSuiteSettings,
+    FixedPairSettings,
+    PolicySettings,
+    ProblemSettings,
+    RunConfig,
+)
 from sage_dpo.errors import ConfigError
 from sage_dpo.evaluation.runner import suite_sampling
 from sage_dpo.evaluation.suites import BENCHMARKS
@@ -21,7 +29,7 @@ from sage_dpo.gym.suites import suites_of
 from sage_dpo.gym.world import STANDARD
 from sage_dpo.pairs import PreferenceData, load_preference_data
 from sage_dpo.pipeline.policies import policy_path
-from sage_dpo.pipeline.sources import load_problem_source, suite_names
+from sage_dpo.pipeline.sources import load_problem_source, load_suites, suite_names
 from sage_dpo.planning.given import Given
 from sage_dpo.planning.lengths import Lengths, pair_lengths, sampled_lengths
 from sage_dpo.planning.pool_size import PoolSize
@@ -97,7 +105,7 @@ def gather_inputs(config: RunConfig, given: Given) -> Inputs:
         lengths=lengths,
         problems=count,
         probe=probe,
-        suites={name: _suite_size(name) for name in suites},
+        suites={name: _suite_size(name, config.evaluation) for name in suites},
         fixed_pool=pool,
         has_success_rates=has_success_rates,
         notes=tuple(notes),
@@ -194,7 +202,9 @@ def _size(source: ProblemSettings | None, problems: list[Problem]) -> int:
     return len(problems) or (source.limit if isinstance(source, FileProblemSettings) and source.limit else 0)
 
 
-def _suite_size(name: str) -> SuiteSize:
+def _suite_size(name: str, evaluation: EvaluationSettings | None) -> SuiteSize:
+    if evaluation is not None and isinstance(evaluation.suites, FileSuiteSettings):
+        return SuiteSize(len(load_suites(evaluation)[name]), 1)
     gym = suites_of(STANDARD)  # the other track's suites have the same names and sizes
     size = gym[name].expected_size if name in gym else BENCHMARKS[name].size
     return SuiteSize(size, suite_sampling(name, max_new_tokens=1).samples)

@@ -6,6 +6,7 @@ Trouble with one row's content (an empty answer) excludes that row and is counte
 
 from __future__ import annotations
 
+import ast
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sage_dpo.data.fields import Fields, MissingField, as_json
+from sage_dpo.data.fields import Fields, MissingField
 from sage_dpo.data.messages import read_side
 from sage_dpo.data.rows import read_rows
 from sage_dpo.errors import DataError
@@ -162,8 +163,13 @@ def _only_message(messages: list[Any], source: str, place: str) -> str:
 
 
 def _only_item(value: Any, source: str, place: str) -> Any:
-    """Return the only item of a list of answers, also of one that is written as JSON text (`["15"]`)."""
-    items = as_json(value) if isinstance(value, str) and value.lstrip().startswith('["') else value
+    """Return the only item of a list of answers, also of one that is written as text (Skywork's `["15"]`)."""
+    items = value
+    if isinstance(value, str) and value.lstrip().startswith(('["', "['")):
+        try:
+            items = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return value
     if not isinstance(items, list):
         return value
     if len(items) > 1:

@@ -10,7 +10,7 @@ import pytest
 
 from sage_dpo.config import VerificationSettings
 from sage_dpo.errors import DataError
-from sage_dpo.pipeline.grading import Grades, grade
+from sage_dpo.pipeline.grading import Grades, _read_completions, grade
 from sage_dpo.records import Completion, FinishReason
 from sage_dpo.storage import write_jsonl, write_records
 
@@ -65,9 +65,11 @@ def test_only_solutions_without_a_marked_answer_get_their_answer_line_back(tmp_p
         (b"[1]", "line 3: got list, expected an object"),
         (b'{"problem_id": "a", "completion": "\xff"}', "line 3: not UTF-8"),
         (b'{"problem_id": "a", "completion": "\\ud800"}', "line 3: \\ud800 is half of a surrogate pair"),
-        (b'{"problem_id": "a"}', "line 3: has the fields ['problem_id'], expected problem_id, completion (text)"),
-        (b'{"problem_id": "a", "completion": null}', "line 3: has the fields ['completion', 'problem_id'], expected"),
-        (b'{"problem_id": "a", "completion": "2", "sample": "x"}', "line 3: has the fields"),
+        (b'{"problem_id": "a"}', "line 3: has {'problem_id': 'a'}, expected problem_id, completion (text)"),
+        (b'{"problem_id": "a", "completion": null}', "line 3: has {'problem_id': 'a', 'completion': None}, expected"),
+        (b'{"problem_id": "a", "completion": "2", "sample": "x"}', "line 3: has {'problem_id'"),
+        (b'{"problem_id": "a", "completion": NaN}', "line 3: has {'problem_id': 'a', 'completion': nan}, expected"),
+        (b'{"problem_id": "a", "completion": "2", "sample": true}', "line 3: has {'problem_id'"),
     ],
 )
 def test_a_line_that_cannot_be_graded_is_named(line, message, tmp_path):
@@ -76,3 +78,14 @@ def test_a_line_that_cannot_be_graded_is_named(line, message, tmp_path):
         file.write(b"\n" + line + b"\n")  # the empty line counts, as in an editor
     with pytest.raises(DataError, match=re.escape(message)):
         grade_in(tmp_path, str(tmp_path / "c.jsonl"))
+
+
+def test_a_sample_that_is_null_is_a_sample_of_its_own(tmp_path):
+    write_jsonl(tmp_path / "c.jsonl", [{"problem_id": "a", "completion": text, "sample": None} for text in "12"])
+    assert [completion.sample for completion in _read_completions(tmp_path / "c.jsonl")] == [0, 1]
+
+
+def test_no_completion_at_all_is_an_error(tmp_path):
+    (tmp_path / "c.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"c\.jsonl: 0 completions; give a file with one completion a line"):
+        _read_completions(tmp_path / "c.jsonl")

@@ -76,3 +76,23 @@ def test_suites_on_the_command_line_are_benchmarks_unless_all_are_the_gyms(names
     settings = suites_by_name(names, Path("data"))
     assert (settings["kind"], settings["names"]) == (kind, chosen)
     assert settings.get("data") == (None if kind == "gym" else "data")
+
+
+def test_any_file_of_problems_is_a_suite_of_its_own_name(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "p.jsonl", ROWS)
+    settings = suites_by_name(f"mine={tmp_path / 'p.jsonl'}", None, {"problem": "question"})
+    assert [problem.id for problem in load_suites(evaluation(**settings))["mine"]] == ["a", "b", "d", "e"]
+    settings["files"]["mine"]["limit"] = 2
+    assert len(load_suites(evaluation(**settings))["mine"]) == 2
+    assert suite_names(evaluation(**settings)) == ["mine"]
+
+
+def test_a_suite_of_files_is_named_for_itself() -> None:
+    with pytest.raises(ConfigError, match=r"the names \['gsm8k'\] mean something else; choose others"):
+        suite_names(evaluation(kind="files", files={"gsm8k": {"path": "p.jsonl"}}))
+    with pytest.raises(ConfigError, match="files"):
+        evaluation(kind="files", files={"../x": {"path": "p.jsonl"}})
+    with pytest.raises(ConfigError, match=r"--suites is 'a=p,gsm8k'; name files \(name=path\) or suites, not both"):
+        suites_by_name("a=p,gsm8k", None)
+    with pytest.raises(ConfigError, match="--field names columns of problem files; give them as --suites name=path"):
+        suites_by_name("gsm8k", None, {"problem": "question"})

@@ -271,9 +271,12 @@ FILES: dict[str, tuple[list[Any], dict[str, str], list[tuple[str, str]]]] = {
         [("Compute 7+8.", "15")],
     ),
     "Skywork": (
-        [{"prompt": [{"role": "user", "content": "Compute."}], "reward_model": {"ground_truth": '["15"]'}}],
+        [
+            {"prompt": [{"role": "user", "content": "Compute."}], "reward_model": {"ground_truth": truth}}
+            for truth in ('["15"]', "['15']", r'["\\frac{1}{2}"]')
+        ],
         {"problem": "prompt.0.content", "answer": "reward_model.ground_truth"},
-        [("Compute.", "15")],
+        [("Compute.", "15"), ("Compute.", "15"), ("Compute.", r"\frac{1}{2}")],
     ),
     "Open-Reasoner-Zero": (
         [[{"from": "human", "value": "Compute."}, {"from": "assistant", "ground_truth": {"value": "15"}}]] * 2,
