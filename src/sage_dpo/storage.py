@@ -1,6 +1,6 @@
 """Reading and writing files: atomic writes, JSON, JSON Lines, and records as Parquet.
 
-Every file is written under a temporary name and renamed, so that a reader never sees half of one.
+Every file is written under a temporary name and renamed, so that a reader never sees half of one; links stay links.
 """
 
 from __future__ import annotations
@@ -30,8 +30,22 @@ _MAKE_AGAIN = "restore it from a copy, or repeat the run in another folder (`--o
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not.
+
+    A link stays: what it leads to is replaced. What is neither a file nor a folder (a device, a pipe) is written to as
+    it is.
+
+    Raises:
+        DataError: `path` is a folder.
+        OSError: it cannot be written.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, expected the name of a file; give another name")
+    if str(path).startswith(("/dev/", "/proc/")) or (path.exists() and not path.is_file()):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -60,7 +74,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that writes it first") from None
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise DataError(f"{path} is not valid JSON ({error}); {_MAKE_AGAIN}") from None
 
 
@@ -82,21 +96,50 @@ def read_records(path: str | Path, record_type: type[Record]) -> list[Record]:
     """Read the records that `write_records` wrote.
 
     Raises:
-        DataError: the file is missing, damaged, or has other columns than the record.
+        DataError: the file is missing, damaged, or holds something else than the record; names file and row.
+    """
+    fields = dataclasses.fields(record_type)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    table = _read_table(path, names, record_type)
+    hints = typing.get_type_hints(record_type)
+    for name in names:
+        column = table.column(name)
+        if column.null_count and _without_none(hints[name]) is hints[name]:
+            row = next(number for number, value in enumerate(column, start=1) if not value.is_valid)
+            raise DataError(f"{path}, row {row}: {name} is empty, expected a {record_type.__name__}'s; {_MAKE_AGAIN}")
+    records = []
+    for number, values in enumerate(zip(*(table.column(name).to_pylist() for name in names), strict=True), start=1):
+        try:
+            decoded = [_decode(value, hints[name]) for name, value in zip(names, values, strict=True)]
+            records.append(record_type(*decoded))
+        except ValueError as error:  # a DataError of the record's own, an unknown word, JSON that is none
+            raise DataError(f"{path}, row {number}: {error}; {_MAKE_AGAIN}") from None
+    return records
+
+
+def _read_table(path: str | Path, names: list[str], record_type: type) -> pa.Table:
+    """Return the record's columns, in its types.
+
+    Raises:
+        DataError: as for `read_records`.
     """
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that writes it first") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}); {_MAKE_AGAIN}") from None
-    names = [field.name for field in dataclasses.fields(record_type)]  # type: ignore[arg-type]
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); {_MAKE_AGAIN}") from None
     missing = sorted(set(names) - set(table.column_names))
     if missing:
         raise DataError(f"{path} lacks the columns {missing}, expected {names} of {record_type.__name__}")
-    hints = typing.get_type_hints(record_type)
-    columns = [[_decode(value, hints[name]) for value in table.column(name).to_pylist()] for name in names]
-    return [record_type(*values) for values in zip(*columns, strict=True)]
+    try:
+        return table.select(names).cast(_schema(record_type))
+    except (pa.ArrowException, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{path} has columns of other types than {record_type.__name__} ({reason}); give a file of that stage"
+        ) from None
 
 
 def _schema(record_type: type) -> pa.Schema:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sage_dpo.errors import DataError
@@ -124,3 +128,70 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
         raise RuntimeError
     assert read_json(tmp_path / "x.json") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "real.json").write_text("0")
+    (tmp_path / "link.json").symlink_to(tmp_path / "data" / "real.json")
+    (tmp_path / "dangling.json").symlink_to(tmp_path / "data" / "new.json")
+    for name, target in (("link.json", "real.json"), ("dangling.json", "new.json")):
+        write_json(tmp_path / name, 1)
+        assert (tmp_path / name).is_symlink()
+        assert read_json(tmp_path / "data" / target) == 1
+    found = sorted(path.name for path in tmp_path.rglob("*"))
+    assert found == ["dangling.json", "data", "link.json", "new.json", "real.json"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    with pytest.raises(DataError, match="is a folder, expected the name of a file"):
+        write_json(tmp_path, 1)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDWR | os.O_NONBLOCK)) as reader:
+        write_json(pipe, 1)
+        assert reader.read(1) == "1"
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_device_stays_a_device():
+    with pytest.raises(OSError, match="No space left"):
+        write_json("/dev/full", 1)
+    assert Path("/dev/full").is_char_device()
+
+
+VERDICT = {"problem_id": "a", "sample": 0, "kind": "correct", "extracted": None, "method": "exact", "detail": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample": None}, "row 2: sample is empty, expected a Verdict's"),
+        ({"kind": None}, "row 2: kind is empty, expected a Verdict's"),
+        ({"kind": "maybe"}, "row 2: 'maybe' is not a valid VerdictKind"),
+        ({"extracted": "x"}, None),
+    ],
+)
+def test_a_record_that_is_none_is_named_by_file_and_row(change, message, tmp_path):
+    path = tmp_path / "v.parquet"
+    pq.write_table(pa.Table.from_pylist([VERDICT, {**VERDICT, **change}]), path)
+    if message is None:
+        assert read_records(path, Verdict)[1].extracted == "x"
+        return
+    with pytest.raises(DataError, match=re.escape(f"{path}, {message}")):
+        read_records(path, Verdict)
+
+
+def test_other_types_and_damaged_files_are_one_line(tmp_path):
+    path = tmp_path / "v.parquet"
+    pq.write_table(pa.Table.from_pylist([{**VERDICT, "sample": "first"}]), path)
+    with pytest.raises(DataError, match="has columns of other types than Verdict"):
+        read_records(path, Verdict)
+    pq.write_table(pa.Table.from_pylist([VERDICT] * 1000), path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:200], whole[:-100], whole[:-200] + bytes(192) + whole[-8:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError) as caught:
+            read_records(path, Verdict)
+        assert "\n" not in str(caught.value)

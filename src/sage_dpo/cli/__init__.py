@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that `--help` and a typing error an
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -53,13 +54,23 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one message and exit code 2."""
+    """Run the command line; errors of ours, and what the system refuses, become one message and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of ASCII, at the end of a finished run, is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # transformers 5.23 renames what TRL 1.16 still uses; nothing a user of ours can change
     warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6", category=FutureWarning)
     try:
         app()
     except SageError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        named = error.filename is not None and error.strerror is not None
+        print(f"error: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except MemoryError:
+        print("error: out of memory; give less data at a time, or more memory", file=sys.stderr)
         raise SystemExit(2) from None
     except Resumable as stop:
         _leave(str(stop))

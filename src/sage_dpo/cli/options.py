@@ -100,6 +100,8 @@ def require_suffix(path: Path | None, *suffixes: str) -> None:
     """
     if path is not None and path.suffix not in suffixes:
         raise ConfigError(f"--output is {str(path)!r}, which is written as {' or '.join(suffixes)}; name it so")
+    if path is not None and path.is_dir():
+        raise ConfigError(f"--output is {str(path)!r}, a folder, expected the name of a file; give another name")
 
 
 def parse_list(option: str, text: str, kind: type[int] | type[float], example: str) -> list[Any]:

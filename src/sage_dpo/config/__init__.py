@@ -8,7 +8,7 @@ What this package does not know: the fields of TRL's own trainer arguments. `tra
 `sage_dpo.training.SAGEConfig` as it is, and checked there before any work starts.
 """
 
-from sage_dpo.config.files import dump_config, load_config, parse_yaml
+from sage_dpo.config.files import dump_config, load_config, parse_yaml, read_yaml, recorded_values
 from sage_dpo.config.recipe import ArmSettings, RunConfig
 from sage_dpo.config.sampling import (
     EngineSettings,
@@ -17,13 +17,14 @@ from sage_dpo.config.sampling import (
     GymProblemSettings,
     OnPolicyPairSettings,
     PairSettings,
-    ProblemFile,
+    ProblemFileSettings,
     ProblemSettings,
     RolloutSettings,
     ServerEngineSettings,
     TransformersEngineSettings,
     VerificationSettings,
 )
+from sage_dpo.config.secrets import redact, redact_text
 from sage_dpo.config.section import Section, set_dotted, validate, with_attributes
 from sage_dpo.config.selection import PoolSettings, SelectorSettings
 from sage_dpo.config.training import (
@@ -53,7 +54,7 @@ __all__ = [
     "PairSettings",
     "PolicySettings",
     "PoolSettings",
-    "ProblemFile",
+    "ProblemFileSettings",
     "ProblemSettings",
     "RolloutSettings",
     "RunConfig",
@@ -68,6 +69,10 @@ __all__ = [
     "dump_config",
     "load_config",
     "parse_yaml",
+    "read_yaml",
+    "recorded_values",
+    "redact",
+    "redact_text",
     "set_dotted",
     "validate",
     "with_attributes",

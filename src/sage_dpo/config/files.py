@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,28 @@ from typing import Any
 import yaml
 
 from sage_dpo.config.recipe import RunConfig
+from sage_dpo.config.secrets import redact
 from sage_dpo.config.section import set_dotted, validate
 from sage_dpo.errors import ConfigError
 
+_MAX_NODES = 100_000
+"""Values of a recipe, each alias counted as what it stands for: more is a mistake, or made to fill the memory."""
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-5 as text; here it is a number, as in YAML 1.2."""
+    """YAML 1.1 reads 5e-5 as text; here it is a number, as in YAML 1.2. A key that occurs twice is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} occurs twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return node  # type: ignore[no-any-return]
 
 
 _Loader.add_implicit_resolver(
@@ -27,12 +44,57 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text.
 
     Raises:
-        ConfigError: not valid YAML.
+        ConfigError: not valid YAML, a key twice, too many values, or half of a surrogate pair.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        value = loader.construct_document(node)  # type: ignore[no-untyped-call]
+        json.dumps(value, default=str, ensure_ascii=False).encode("utf-8")
+        return value
     except yaml.YAMLError as error:
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+        raise ConfigError(f"not valid YAML: {reason}") from None
+    except RecursionError:
+        raise ConfigError("not valid YAML: nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ConfigError("not valid YAML: half of a surrogate pair in a text; write the whole character") from None
+    except (ValueError, TypeError) as error:  # a date that is none, a number of more than 4,300 digits, a key of a kind
         raise ConfigError(f"not valid YAML: {error}") from None
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node stands for, aliases written out.
+
+    Raises:
+        ComposerError: more than `_MAX_NODES`, or a node that holds itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = _MAX_NODES + 1  # met again before it is counted, it holds itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        nested = [part for item in parts for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_count(part, known) for part in nested)
+    if known[id(node)] > _MAX_NODES:
+        message = f"it stands for more than {_MAX_NODES:,} values; write it without aliases"
+        raise yaml.composer.ComposerError(None, None, message, node.start_mark)
+    return known[id(node)]
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the value of a YAML file.
+
+    Raises:
+        ConfigError: no UTF-8, or as for `parse_yaml`; names the file.
+    """
+    try:
+        return parse_yaml(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path} is {error}") from None
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -48,10 +110,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"recipe {str(path)!r} does not exist; give the path of a YAML file")
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except ConfigError as error:
-        raise ConfigError(f"{path} is {error}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, expected a mapping of sections")
     for key, value in (overrides or {}).items():
@@ -63,5 +122,11 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def dump_config(config: RunConfig) -> str:
-    """Return the resolved recipe as YAML; `load_config` of it gives an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Return the resolved recipe as YAML, secrets hidden; without any, `load_config` of it gives an equal one."""
+    return yaml.safe_dump(recorded_values(config), sort_keys=False, allow_unicode=True)
+
+
+def recorded_values(config: RunConfig) -> dict[str, Any]:
+    """Return the resolved recipe as it is written to files: secrets hidden."""
+    values: dict[str, Any] = redact(config.model_dump(mode="json"))
+    return values

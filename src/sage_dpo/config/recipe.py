@@ -32,7 +32,7 @@ class ArmSettings(Section):
 class RunConfig(Section):
     """A whole recipe, validated."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Name of the run and its folder.")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$", description="Name of the run and its folder.")
     seed: int = Field(0, ge=0, description="Seed of problems, rollouts, pairs and training.")
     output_dir: str = Field("runs", description="The run folder is `<output_dir>/<name>` unless `--output` names one.")
     policy: PolicySettings = Field(PolicySettings(), description="The policy to align.")

@@ -20,7 +20,7 @@ class GymProblemSettings(Section):
     count: int = Field(512, ge=1, description="Number of problems.")
 
 
-class ProblemFile(Section):
+class ProblemFileSettings(Section):
     """A file of problems: JSON, JSON Lines, Parquet, or a folder of these or of `datasets`."""
 
     path: str = Field(description="File or folder.")
@@ -32,7 +32,7 @@ class ProblemFile(Section):
     limit: int | None = Field(None, ge=1, description="The first so many only; none takes all.")
 
 
-class FileProblemSettings(ProblemFile):
+class FileProblemSettings(ProblemFileSettings):
     """Problems from JSON, JSON Lines, Parquet or a saved `datasets` folder."""
 
     kind: Literal["file"] = Field(description="Which of the kinds.")

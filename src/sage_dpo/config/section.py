@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sage_dpo.config.secrets import redact, redact_text
 from sage_dpo.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -76,7 +77,7 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
             lines.append(f"unknown key {path!r}; {_hint(model, item['loc'])}")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            got = "" if isinstance(item["input"], dict) else f" (got {redact_text(repr(redact(item['input'], path)))})"
             lines.append(f"{path or 'recipe'}: {message}{got}")
     return "\n".join(lines)
 

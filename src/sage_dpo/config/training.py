@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sage_dpo.config.sampling import ProblemFile
+from sage_dpo.config.sampling import ProblemFileSettings
 from sage_dpo.config.section import Section
 
 
@@ -98,7 +98,7 @@ class FileSuiteSettings(Section):
     """Suites from any files of problems, answered greedily."""
 
     kind: Literal["files"] = Field(description="Which of the kinds.")
-    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], ProblemFile] = Field(
+    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], ProblemFileSettings] = Field(
         min_length=1, description="Each suite's file, by the suite's name, which is not a benchmark's."
     )
 

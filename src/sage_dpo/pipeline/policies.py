@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sage_dpo.config import LoraSettings, PolicySettings
+from sage_dpo.data.rows import first_line
 from sage_dpo.errors import ConfigError
 
 _GYM = "gym:"
@@ -32,7 +33,7 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
     path = policy_path(settings.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=settings.revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged weights and a hub out of reach have errors of several libraries
         raise _not_loadable(settings, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -47,7 +48,7 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
     """
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(policy_path(settings.path), **model_arguments(settings))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged weights and a hub out of reach have errors of several libraries
         raise _not_loadable(settings, error) from None
     placed: PreTrainedModel = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return placed
@@ -104,9 +105,11 @@ def lora_config(settings: LoraSettings | None) -> Any:
 
 
 def _not_loadable(settings: PolicySettings, error: Exception) -> ConfigError:
-    where = "folder" if Path(settings.path).exists() else "path"
-    reason = str(error).splitlines()[0]
+    path = settings.path
+    where = "policy folder" if Path(path).exists() else "policy path"
+    missing = "" if Path(path).exists() else "there is no such folder here, and as a hub id: "
+    reason = first_line(error).rstrip(".")
     return ConfigError(
-        f"policy {where} {settings.path!r} cannot be loaded: {reason}; give a folder saved with save_pretrained, "
-        "a hub id, or gym:S, gym:M or gym:S-hard"
+        f"{where} {path!r} cannot be loaded: {missing}{reason}; give a folder saved with save_pretrained, a hub id, or "
+        "gym:S, gym:M or gym:S-hard"
     )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from sage_dpo.config import redact_text
 from sage_dpo.errors import ConfigError, RolloutError
 from sage_dpo.records import Completion, FinishReason
 from sage_dpo.rollouts.engine import RolloutPrompt, SamplingParams, check_request
@@ -73,6 +74,7 @@ class ServerEngine:
         self.concurrency, self.timeout_s = concurrency, timeout_s
         self.max_retries, self.backoff_s = max_retries, backoff_s
         self.counts: Counter[str] = Counter()
+        self._place, self._api_key = redact_text(self.url), api_key  # a URL may hold a login
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def sample(
@@ -137,28 +139,33 @@ class ServerEngine:
             try:
                 response = client.post(self.url, json=body)
             except httpx.TransportError as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {self._quote(str(error))}"
                 continue
             if response.status_code in _TRANSIENT:
-                reason = f"HTTP {response.status_code}: {response.text[:200]}"
+                reason = f"HTTP {response.status_code}: {self._quote(response.text)}"
                 continue
             if response.status_code != 200:
+                said = "(its answer is not shown)" if response.status_code in (401, 403) else self._quote(response.text)
                 raise RolloutError(
-                    f"{self.url} refused the prompt of problem {prompt.problem_id!r} ({len(prompt.prompt_ids)} tokens) "
-                    f"with HTTP {response.status_code}: {response.text[:300]!r}; check the model name {self.model!r}, "
+                    f"{self._place} refused the prompt of problem {prompt.problem_id!r} ({len(prompt.prompt_ids)} "
+                    f"tokens) with HTTP {response.status_code}: {said!r}; check the model name {self.model!r}, "
                     "the API key, and that the server's context length holds prompt + max_new_tokens"
                 )
             try:
                 return response.json(), attempt + 1
             except ValueError:
                 raise RolloutError(
-                    f"{self.url} answered with text that is not JSON: {response.text[:200]!r}; is this an "
+                    f"{self._place} answered with text that is not JSON: {self._quote(response.text)!r}; is this an "
                     "OpenAI-compatible completions endpoint?"
                 ) from None
         raise RolloutError(
-            f"{self.url} did not answer in {self.max_retries + 1} attempts ({reason}); check that the server runs, "
+            f"{self._place} did not answer in {self.max_retries + 1} attempts ({reason}); check that the server runs, "
             "that rollouts.engine.base_url is right and that rollouts.engine.timeout_s is long enough"
         )
+
+    def _quote(self, text: str) -> str:
+        """The beginning of a server's answer, which may repeat the key that it was sent."""
+        return redact_text(text[:300], self._api_key)
 
     def _completion(
         self, prompt: RolloutPrompt, sample: int, choice: Mapping[str, Any], policy_version: int
@@ -170,7 +177,7 @@ class ServerEngine:
                 _logger.warning(
                     "%s returns no token ids; encoding its text instead, which may differ from the sampled tokens. "
                     "Use a server that supports return_token_ids (vLLM >= 0.10.2)",
-                    self.url,
+                    self._place,
                 )
             self.counts["reencoded"] += 1
             ids = self.tokenizer.encode(choice["text"], add_special_tokens=False)

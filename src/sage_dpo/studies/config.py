@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sage_dpo.config import ArmSettings, Section, parse_yaml, validate
+from sage_dpo.config import ArmSettings, Section, read_yaml, validate
 from sage_dpo.errors import ConfigError
 
 _NAME = r"^\w[\w.-]*$"
@@ -120,10 +120,10 @@ def load_study(path: str | Path) -> StudyConfig:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"study {str(path)!r} does not exist; give the path of a YAML file, see recipes/studies/")
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}, expected a mapping of sections")
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ConfigError(f"a {type(values).__name__}, expected a mapping")
         return validate(StudyConfig, values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

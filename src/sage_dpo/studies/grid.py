@@ -12,6 +12,7 @@ from sage_dpo.config import (
     RunConfig,
     dump_config,
     load_config,
+    recorded_values,
     validate,
 )
 from sage_dpo.errors import ConfigError, RunFolderError
@@ -54,7 +55,16 @@ class StudyRun:
 
     @property
     def recipe(self) -> str:
-        """The recipe as YAML; `sage-dpo run` of it is the run."""
+        """The recipe as YAML; `sage-dpo run` of it is the run.
+
+        Raises:
+            ConfigError: it holds a secret, which would be written to a file.
+        """
+        if recorded_values(self.config) != self.config.model_dump(mode="json"):
+            raise ConfigError(
+                "the recipe holds a token or a password, and a study writes its recipes to files; give it in the "
+                "environment (HF_TOKEN, or the variable that rollouts.engine.api_key_env names)"
+            )
         return dump_config(self.config)
 
     def folder(self, root: Path) -> RunFolder:

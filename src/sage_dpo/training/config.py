@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from trl import DPOConfig
 
-from sage_dpo.config import PoolSettings, ScoringSettings, SelectorSettings, validate, with_attributes
+from sage_dpo.config import PoolSettings, ScoringSettings, SelectorSettings, redact, validate, with_attributes
 from sage_dpo.errors import ConfigError
 
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -103,6 +103,10 @@ class SAGEConfig(DPOConfig):
                 "ld_alpha re-weights reference log-probabilities by pair, which SAGE caches by "
                 "completion; set ld_alpha to None"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hide secrets (`hub_token`): the trainer saves its arguments with every checkpoint, pickled."""
+        return {name: redact(value, name) if isinstance(value, str) else value for name, value in vars(self).items()}
 
     def selector_settings(self) -> SelectorSettings:
         """The selector's settings, validated."""

@@ -136,3 +136,20 @@ def test_ctrl_c_promises_to_continue_only_where_the_command_does(line, place, ad
     monkeypatch.setattr(f"sage_dpo.{place}", interrupt)
     assert command(monkeypatch, line) == 130
     assert capsys.readouterr().err == f"\ninterrupted; {advice}\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (PermissionError(13, "Permission denied", "out/x.json"), "error: out/x.json: Permission denied\n"),
+        (OSError(28, "No space left on device"), "error: [Errno 28] No space left on device\n"),
+        (MemoryError(), "error: out of memory; give less data at a time, or more memory\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(raised, message, monkeypatch, capsys):
+    def refuse(*_args, **_kwargs):
+        raise raised
+
+    monkeypatch.setattr("sage_dpo.cli.recipes.load_config", refuse)
+    assert command(monkeypatch, "run r.yaml") == 2
+    assert capsys.readouterr().err == message

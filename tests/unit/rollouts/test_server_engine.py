@@ -95,6 +95,20 @@ def test_refusal_is_not_repeated(prompts: list[RolloutPrompt], tiny_tokenizer: A
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("status", [400, 401, 503])
+def test_no_message_holds_a_key_or_a_login(status: int, prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
+    body = b'{"error": "Incorrect API key provided: my-key"}'
+    with CompletionsServer(tiny_tokenizer, failures=[status] * 20, body=body).serve() as server:
+        url = server.url.replace("://", "://me:pass@")
+        engine = ServerEngine(url, "tiny", tiny_tokenizer, api_key="my-key", max_retries=1, backoff_s=0.01)
+        with pytest.raises(RolloutError) as caught:
+            engine.sample(prompts[:1], settings=SETTINGS, seed=0)
+    assert "http://***@127.0.0.1" in str(caught.value)
+    assert f"HTTP {status}" in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in ("my-key", "pass"))
+    assert ("Incorrect API key" in str(caught.value)) == (status != 401)
+
+
 def test_unreachable_server_says_what_to_check(prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
