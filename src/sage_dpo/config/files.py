@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 5e-5 as text; here it is a number, as in YAML 1.2. A key that occurs twice is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
                         None, None, f"the key {key.value!r} occurs twice", key.start_mark
                     )
                 seen.add(key.value)
-        return node  # type: ignore[no-any-return]
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -52,7 +52,7 @@ def parse_yaml(text: str) -> Any:
         if node is None:
             return None
         _count(node, {})
-        value = loader.construct_document(node)  # type: ignore[no-untyped-call]
+        value = loader.construct_document(node)
         json.dumps(value, default=str, ensure_ascii=False).encode("utf-8")
         return value
     except yaml.YAMLError as error:

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 def test_gym_names_are_folders_and_other_paths_stay() -> None:
     assert policy_path("gym:S") == str(bundled_policy_path("S"))
     assert policy_path("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
-    with pytest.raises(ConfigError, match="no bundled gym policy of size 'X'"):
+    with pytest.raises(ConfigError, match="no bundled gym policy 'X'"):
         policy_path("gym:X")
 
 
