@@ -102,9 +102,29 @@ class VerificationSettings(Section):
         10.0, gt=0.0, description="After it the worker is killed, in seconds on the clock; above the soft deadline."
     )
     memory_limit_mb: int = Field(2048, ge=256, description="Memory limit of each worker, in MiB.")
+    thinking_tags: tuple[tuple[str, str], ...] = Field(
+        (
+            ("<think>", "</think>"),
+            ("<thinking>", "</thinking>"),
+            ("<thought>", "</thought>"),
+            ("<reasoning>", "</reasoning>"),
+            ("<seed:think>", "</seed:think>"),
+            ("[THINK]", "[/THINK]"),
+            ("<|begin_of_thought|>", "<|end_of_thought|>"),
+            ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+        ),
+        description="Pairs of texts around what is no answer: only what follows the last closing one is graded.",
+    )
+    answer_tags: tuple[tuple[str, str], ...] = Field(
+        (("<answer>", "</answer>"), ("<final_answer>", "</final_answer>"), ("<solution>", "</solution>")),
+        description="Pairs of texts around the answer; what stands in the last pair is graded.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> VerificationSettings:
+        for name in ("thinking_tags", "answer_tags"):
+            if not all(tag.strip() for pair in getattr(self, name) for tag in pair):
+                raise ValueError(f"{name} has an empty tag; give pairs of texts, or [] for none")
         if self.soft_timeout_s >= self.hard_timeout_s:
             raise ValueError(
                 f"soft_timeout_s is {self.soft_timeout_s}, not below hard_timeout_s {self.hard_timeout_s}; "

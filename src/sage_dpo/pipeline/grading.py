@@ -13,7 +13,7 @@ from sage_dpo.problems import load_problems
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict
 from sage_dpo.rules import verdict_counts
 from sage_dpo.storage import numbered_rows, read_records
-from sage_dpo.verification import VerificationRequest, Verifier, requests_for
+from sage_dpo.verification import VerificationRequest, Verifier, request_for, requests_for
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _with_answer_line(request: VerificationRequest) -> VerificationRequest:
 
 def _requests(problems: list[Problem], completions: str) -> list[VerificationRequest]:
     if not Path(completions).is_file():
-        return [VerificationRequest(p.id, 0, _column(p, completions), p.answer) for p in problems]
+        return [request_for(problem, _column(problem, completions)) for problem in problems]
     if completions.endswith(".parquet"):
         records = read_records(completions, Completion)
         if not records:

@@ -23,7 +23,7 @@ _FRACTION = re.compile(
     rf"|(?P<slash_top>{_DECIMAL})/(?P<slash_bottom>{_DECIMAL}))"
     r"(?P<percent>\\?%)?"
 )
-_THOUSANDS = re.compile(r"([-+]?)(\d{1,3}(?:(?:,|\{,\})\d{3})+)(\.\d+)?(\\?%)?")
+_THOUSANDS = re.compile(r"([-+]?)(\d{1,3}(?:(?:(?:,|\{,\})\d{3})+|(?:\x20\d{3})+))(\.\d+)?(\\?%)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class PlainNumber:
     """A number as written in an answer.
 
     Attributes:
-        value: the exact value; of the digits alone if a base is given; of `17` if `17\\%` is written.
+        value: the exact value; of the digits read as decimal ones if a base is given; of `17` if `17\\%` is written.
         is_decimal: written with a decimal point, hence perhaps rounded.
         is_scientific: written as `m \\times 10^{n}`, hence perhaps rounded.
         is_percent: followed by a percent sign.
@@ -44,11 +44,21 @@ class PlainNumber:
     is_percent: bool = False
     base: int | None = None
 
+    @property
+    def based_value(self) -> Fraction | None:
+        """The value in its base; `None` if the digits are not of that base, or it has more than 36."""
+        try:
+            return Fraction(int(str(self.value), self.base or 10))
+        except ValueError:
+            return None
+
 
 def parse_number(text: str) -> PlainNumber | None:
     """Read `text` (canonical form, see `normalization.canonical`) as a plain number; `None` if it is not one."""
     if len(text) > _MAX_DIGITS:
         return None
+    if text.startswith("(") and text.endswith(")"):
+        text = text[1:-1]
     if match := _THOUSANDS.fullmatch(text):
         sign, groups, decimals, percent = match.groups(default="")
         text = sign + re.sub(r"\D", "", groups) + decimals + percent
@@ -66,11 +76,16 @@ def numbers_equal(gold: PlainNumber, prediction: PlainNumber) -> bool:
 
     Integers and fractions must agree exactly. Once a decimal point is written, they may differ by rounding in the sixth
     decimal (values from 0.01 up, math-verify's rule) or by a millionth of the larger (smaller values, powers of ten).
-    A percent sign may be left out (`17\\%` is 17 is 0.17); a base may be left out, but not be another one.
+    A percent sign may be left out (`17\\%` is 17 is 0.17). A base may be left out, and another one may be named with
+    the digits that it needs.
+
+    Interpretation: for the gold `52_8` a bare 42 is wrong. Such golds are answers of "convert 42 to base 8".
     """
     if gold.base is not None or prediction.base is not None:
-        bases = {gold.base, prediction.base} - {None}
-        return len(bases) == 1 and gold.value == prediction.value
+        if gold.base == prediction.base or gold.base is None or prediction.base is None:
+            is_same = gold.value == prediction.value
+            return is_same or (gold.base is None and prediction.based_value == gold.value)
+        return gold.based_value is not None and gold.based_value == prediction.based_value
     if _close(gold, prediction, gold.value, prediction.value):
         return True
     if gold.is_percent and not prediction.is_percent:

@@ -16,11 +16,13 @@ class Job:
         gold: gold answer.
         text: the answer, or the tail of a completion that marks none, in which to look for one.
         is_marked: whether `text` is the answer.
+        answer_type: of the problem (`answer_types.AnswerType`); by default what the gold looks like.
     """
 
     gold: str
     text: str
     is_marked: bool = True
+    answer_type: str | None = None
 
     @property
     def answer(self) -> str | None:

@@ -15,12 +15,14 @@ from tqdm.auto import tqdm
 from sage_dpo.config import VerificationSettings
 from sage_dpo.errors import VerifierError
 from sage_dpo.records import Verdict, VerdictKind
+from sage_dpo.verification.answer_types import AnswerType, answer_type, is_number
 from sage_dpo.verification.answers import compare_answers
 from sage_dpo.verification.dispatch import Dispatch
-from sage_dpo.verification.extraction import extract_answer, last_result, unmarked_tail
+from sage_dpo.verification.extraction import Tags, extract_answer
 from sage_dpo.verification.process import Limits, WorkerProcess
 from sage_dpo.verification.protocol import Job, Judgement
 from sage_dpo.verification.requests import VerificationRequest
+from sage_dpo.verification.statements import last_result, stated_answer, stated_number, unmarked_tail
 
 _DEFAULTS = VerificationSettings()
 _METHODS = {VerdictKind.TIMEOUT: "deadline", VerdictKind.ERROR: "worker"}
@@ -39,6 +41,7 @@ class Verifier:
         hard_timeout_s: seconds on the clock after which a worker is killed and replaced; only the request under way is
             blamed.
         memory_limit_mb: address space of a worker; 0 for no limit. An answer that needs more is an `error`.
+        thinking_tags, answer_tags: as in `config.VerificationSettings`.
         accepts_unmarked: look for the last result, formula or number in a completion that marks no answer; if false,
             such completions are `unparseable`.
 
@@ -53,6 +56,8 @@ class Verifier:
         soft_timeout_s: float = _DEFAULTS.soft_timeout_s,
         hard_timeout_s: float = _DEFAULTS.hard_timeout_s,
         memory_limit_mb: int = _DEFAULTS.memory_limit_mb,
+        thinking_tags: Tags = _DEFAULTS.thinking_tags,
+        answer_tags: Tags = _DEFAULTS.answer_tags,
         accepts_unmarked: bool = True,
     ) -> None:
         if workers < 1:
@@ -65,6 +70,7 @@ class Verifier:
         self._max_workers = workers
         self._limits = Limits(soft_timeout_s, hard_timeout_s, memory_limit_mb)
         self._accepts_unmarked = accepts_unmarked
+        self._thinking_tags, self._answer_tags = thinking_tags, answer_tags
         self._workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
@@ -105,20 +111,26 @@ class Verifier:
 
     def _triage(self, request: VerificationRequest) -> Verdict | Job:
         """Return the verdict, if text and numbers decide, else what to ask a worker."""
-        extraction = extract_answer(request.completion)
+        kind = request.answer_type or answer_type(request.gold)
+        extraction = extract_answer(request.completion, self._thinking_tags, self._answer_tags)
         answer = extraction.answer
-        address = (request.problem_id, request.sample)
+        if answer is None and self._accepts_unmarked and not extraction.is_truncated and not extraction.is_too_long:
+            tail = unmarked_tail(extraction.text)
+            if kind is AnswerType.EXPRESSION and tail:
+                answer = last_result(tail)
+                if answer is None:
+                    return Job(request.gold, tail, is_marked=False, answer_type=kind)
+            else:
+                answer = stated_answer(tail, request.gold, kind)
+        elif answer is not None and extraction.is_prose and kind is AnswerType.NUMBER and not is_number(answer):
+            answer = stated_number(answer)
         if answer is None:
-            tail = unmarked_tail(request.completion)
-            if not self._accepts_unmarked or not tail or extraction.is_truncated or extraction.is_too_long:
-                return Verdict(*address, VerdictKind.UNPARSEABLE, None, "exact")
-            answer = last_result(tail)
-            if answer is None:
-                return Job(request.gold, tail, is_marked=False)
-        is_correct = compare_answers(request.gold, answer)
+            return Verdict(request.problem_id, request.sample, VerdictKind.UNPARSEABLE, None, "exact")
+        is_correct = compare_answers(request.gold, answer, kind)
         if is_correct is None:
-            return Job(request.gold, answer)
-        return Verdict(*address, VerdictKind.CORRECT if is_correct else VerdictKind.WRONG, answer, "exact")
+            return Job(request.gold, answer, answer_type=kind)
+        verdict = VerdictKind.CORRECT if is_correct else VerdictKind.WRONG
+        return Verdict(request.problem_id, request.sample, verdict, answer, "exact")
 
     def _judge(self, jobs: list[Job], on_judged: Callable[[Job], object]) -> dict[Job, Judgement]:
         if not jobs:

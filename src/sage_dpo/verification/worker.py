@@ -19,12 +19,14 @@ from types import FrameType
 from typing import TextIO
 
 from sage_dpo.records import VerdictKind
+from sage_dpo.verification.answer_types import AnswerType
 from sage_dpo.verification.protocol import Job, Judgement
 
 ORPHAN_GRACE_S = 5.0
 """The watchdog is for a worker whose parent is gone, so it waits a little longer than the parent would."""
 
 _REPEAT_S = 0.5
+_MAX_DIGITS = 20_000  # of an integer; Python's own limit, 4,300, is an error within what an answer may have
 _FULL_DEADLINE_CHARS = 120
 _LEAST_SHARE = 1 / 3
 
@@ -90,7 +92,8 @@ def answer(job: Job, soft_timeout_s: float, hard_timeout_s: float) -> Judgement:
 
     try:
         with _watchdog(hard_timeout_s + ORPHAN_GRACE_S), _alarm(deadline_s(job, soft_timeout_s)):
-            return judge(job.gold, job.text) if job.is_marked else judge_unmarked(job.gold, job.text)
+            kind = AnswerType(job.answer_type) if job.answer_type else None
+            return (judge if job.is_marked else judge_unmarked)(job.gold, job.text, kind)
     except _SoftTimeout:
         return Judgement(VerdictKind.TIMEOUT, job.answer)
     except MemoryError:
@@ -119,6 +122,7 @@ def main(arguments: list[str]) -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not enter the protocol
     limit_memory(memory_limit_mb)
+    sys.set_int_max_str_digits(_MAX_DIGITS)
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin, replies, soft_timeout_s, hard_timeout_s)
 

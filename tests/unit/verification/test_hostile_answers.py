@@ -35,10 +35,8 @@ HONEST = [
     r"2^{2 \cdot 10^{23}-10^{23}-10^{23}}",
     r"\sum_{k=1}^{1000000000} k",
 ]
-HOSTILE = [
-    "9^{9^{9^9}}",
+LARGE = [  # told from 5 by their size, without being written out
     "3^{3^{3^3}}",
-    "-9^{9^{9^9}}",
     r"(\frac{3}{2})^{10^{10}}",
     "10^{10^{100}}",
     "10^{10^{1000}}",
@@ -46,11 +44,15 @@ HOSTILE = [
     r"(5 \cdot 10^6)!",
     "2^{100!}",
     "(100!)!",
-    r"\binom{5000000}{500000}",
     r"\binom{10^{12}}{10^6}",
     "(x+y+z+5)^{200}",
     "(x+1)^{1000000}",
     r"x \cdot 3^{10^{10}}",
+]
+HOSTILE = [
+    "9^{9^{9^9}}",
+    "-9^{9^{9^9}}",
+    r"\binom{5000000}{500000}",
     r"\frac{9^{9^{9^9}}}{2}",
     "x^{9^{9^{9^9}}}",
     "x+9^{9^{9^9}}",
@@ -66,7 +68,7 @@ def kinds(answers: list[str], soft_timeout_s: float) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_what_can_be_computed_is_judged() -> None:
-    assert kinds(HONEST, soft_timeout_s=12.0) == dict.fromkeys(HONEST, "wrong")
+    assert kinds(HONEST + LARGE, soft_timeout_s=12.0) == dict.fromkeys(HONEST + LARGE, "wrong")
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_what_is_not_a_plain_number_is_left_alone(text: str) -> None:
         (r"17\%", "0.17", True),
         (r"17\%", "1700", False),
         ("52_8", "52", True),
-        ("52_8", "42", False),  # equal in value, but not the digits asked for
+        ("52_8", "53", False),
         ("52_8", "52_9", False),
     ],
 )
@@ -78,7 +78,7 @@ def test_numbers_equal_row(gold: str, prediction: str, expected: bool) -> None:
         (r"9 \text{ square feet}", ("9", "ft^2")),
         ("20 cm^{2}", ("20", "cm^2")),
         (r"\$5.50", ("5.50", "dollar")),
-        ("15 apples", ("15", "apples")),
+        ("15 apples", ("15", "apple")),
         ("6m", ("6m", "")),  # may be a variable
         ("c^2-4km", ("c^2-4km", "")),
         ("2 dozen", ("2 dozen", "")),
@@ -89,11 +89,38 @@ def test_split_unit_row(answer: str, expected: tuple[str, str]) -> None:
     assert split_unit(answer) == expected
 
 
-def test_only_known_units_conflict() -> None:
-    assert units_conflict("cent", "dollar")
-    assert not units_conflict("cent", "cent")
-    assert not units_conflict("cent", "")
-    assert not units_conflict("apples", "pears")
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("5 cents", r"5\text{ dollars}", True),
+        ("5 cats", "5 dogs", True),
+        ("5 red apples", "5 apples", False),
+        ("5 cats", "5", False),
+        (r"5\text{ m/s}", "5 meters per second", False),
+        (r"5\text{ m} \cdot \text{s}^{-1}", r"5\text{ m/s}", False),
+        (r"5\,\frac{\text{m}}{\text{s}}", r"5\text{ m/s}", False),
+        (r"5\text{ m/s}", r"5\text{ m}", True),
+        ("5 square feet", r"5\text{ ft}^2", False),
+        ("5 square feet", "5 cubic feet", True),
+        (r"5\text{ units}^2", r"5\text{ units}", True),
+        (r"5\text{ units}", r"5\text{ cm}", False),
+        (r"\$5", r"5\text{ dollars per hour}", False),
+        ("\u00a35", r"\$5", True),
+        ("5 mph", r"5\text{ miles per hour}", False),
+        ("5 miles", "5 miles in total", False),
+    ],
+)
+def test_units_conflict_if_they_are_not_one(first: str, second: str, expected: bool) -> None:
+    (_, unit), (_, other) = split_unit(first), split_unit(second)
+    assert units_conflict(unit, other) is units_conflict(other, unit) is expected
+
+
+def test_a_base_may_be_left_out_but_the_value_is_not_its_digits() -> None:
+    # "convert 42 to base 8": 42 is the question, not the answer
+    assert compare_answers("52_8", "42") is False
+    assert compare_answers("16", "10_{16}") is True
+    assert compare_answers("1011_2", "13_8") is True
+    assert compare_answers("1011_2", "13_9") is False
 
 
 @pytest.mark.parametrize("answer", [r"\frac34", "4.5e33", r"\$32,\!348", r"\{x|-2\leq x < 1\}", "2 or -2", r"90^\circ"])

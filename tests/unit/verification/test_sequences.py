@@ -23,11 +23,12 @@ from sage_dpo.verification.answers import compare_answers
         ("(10000, 5)", "(10{,}000, 5)", True),
         (r"(1000, 2)", r"(1,\!000, 2)", True),
         ("1000, 2000", "1{,}000, 2{,}000", True),
-        ("(3, 4)", "[3, 4]", None),  # other brackets: tuple or interval, math-verify decides
+        ("(3, 4)", "[3, 4]", False),
         ("(x, 4)", "(3, 4)", None),
-        ("(1,2) \\cup (3,4)", "(1,2) \\cup (3,5)", None),
-        ("(3)", "(4)", None),  # a number in brackets
-        ("((1,2),3)", "((1,2),4)", None),
+        ("(1,2) \\cup (3,4)", "(1,2) \\cup (3,5)", False),
+        ("(1,2) \\cup (3,4)", "(3,4) \\cup (1,2)", True),
+        ("(3)", "(4)", False),  # a number in brackets
+        ("((1,2),3)", "((1,2),4)", False),
     ],
 )
 def test_sequences(gold: str, prediction: str, expected: bool | None) -> None:

@@ -46,7 +46,7 @@ def test_slow_job_ends_at_the_soft_deadline() -> None:
 
 
 def test_deadline_is_in_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sleep(gold: str, prediction: str) -> Judgement:
+    def sleep(*arguments: object) -> Judgement:
         time.sleep(1.0)  # as a process does that gets no CPU
         return Judgement(VerdictKind.CORRECT)
 
@@ -80,7 +80,7 @@ def test_deadline_grows_with_the_length_of_gold_and_answer(job: Job, share: floa
 def test_exception_becomes_an_error(
     monkeypatch: pytest.MonkeyPatch, error: Exception, detail: str, is_fatal: bool
 ) -> None:
-    def explode(gold: str, prediction: str) -> Judgement:
+    def explode(*arguments: object) -> Judgement:
         raise error
 
     monkeypatch.setattr(judge_module, "judge", explode)
@@ -92,7 +92,7 @@ def test_exception_becomes_an_error(
 
 
 def test_worker_stops_after_a_fatal_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhaust(gold: str, prediction: str) -> Judgement:
+    def exhaust(*arguments: object) -> Judgement:
         raise MemoryError
 
     monkeypatch.setattr(judge_module, "judge", exhaust)
@@ -130,7 +130,7 @@ def test_library_output_stays_out_of_the_protocol() -> None:
     code = (
         "import sys, sage_dpo.verification.judge as j, sage_dpo.verification.worker as w\n"
         "old = j.judge\n"
-        "def noisy(g, p):\n    print('noise'); return old(g, p)\n"
+        "def noisy(*a):\n    print('noise'); return old(*a)\n"
         "j.judge = noisy\n"
         "w.main(['5', '10', '0'])\n"
     )
