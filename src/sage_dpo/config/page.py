@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -67,6 +68,8 @@ def default_text(field: FieldInfo) -> str:
         return "required"
     if models_in(field.annotation) and value is not None:
         return "its defaults"
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return f"`{json.dumps(value, ensure_ascii=False)}`".replace("|", r"\|")  # a bar ends a cell of the table
     words = {None: "null", True: "true", False: "false", "": "empty"}
     return f"`{words.get(value, value) if isinstance(value, (str, bool, NoneType)) else value}`"
 
@@ -84,6 +87,8 @@ def _type_text(annotation: Any, metadata: Any = ()) -> str:
         return ", ".join(f"`{argument}`" for argument in arguments)
     if origin is dict:
         return "keys and values"
+    if origin is tuple and Ellipsis in arguments:
+        return "list of pairs"
     if origin in (list, tuple):
         return "list" if origin is list else f"{len(arguments)} numbers"
     if annotation is NoneType:

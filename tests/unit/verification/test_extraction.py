@@ -76,8 +76,8 @@ def test_answer_of_a_million_characters_is_refused() -> None:
 
 PIECES = [
     " ", "\n", "a ", "1 ", "\\", "{", "}", "\\{", "$", "#", "*", "`", "<", "$1$ ", "\\boxed{", "\\boxed{1}",
-    "\\text{ }", "\\ ", "and ", "answer ", "the answer is ", "\n####", "#### ", "<answer>", "</answer>", "<think>", "</think>",
-    "final answer: ",
+    "\\text{ }", "\\ ", "and ", "answer ", "the answer is ", "\n####", "#### ", "<answer>", "</answer>", "<think>",
+    "</think>", "final answer: ",
 ]  # fmt: skip
 
 
