@@ -71,7 +71,7 @@ class Problem:
             if not isinstance(value, str) or not value.strip():
                 raise DataError(
                     f"problem {self.id!r}: field {name!r} is {value!r}, expected a non-empty string; "
-                    "fix or remove this row"
+                    "mend this row, or leave it out"
                 )
 
 
@@ -153,7 +153,7 @@ class PreferencePair:
     def __post_init__(self) -> None:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             if len(getattr(self, name)) == 0:
-                raise DataError(f"pair {self.id!r}: {name} is empty, expected at least one token; remove this pair")
+                raise DataError(f"pair {self.id!r}: {name} is empty, expected at least one token; leave this pair out")
         if self.success_rate is not None and not 0.0 <= self.success_rate <= 1.0:
             raise DataError(f"pair {self.id!r}: success_rate is {self.success_rate}, expected a number in [0, 1]")
 

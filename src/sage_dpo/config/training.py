@@ -62,7 +62,11 @@ class TrainingSettings(ScoringSettings):
         ge=2,
         description="Longest prompt + completion in tokens; longer pairs are excluded and counted, never cut.",
     )
-    save_steps: int = Field(0, ge=0, description="Checkpoint every so many steps; 0 saves at the end only.")
+    save_steps: int = Field(
+        0,
+        ge=0,
+        description="Checkpoint every so many steps; 0 saves at the end only: an interruption costs this arm.",
+    )
     probe_steps: int = Field(
         0, ge=0, description="Measure greedy accuracy on the probe problems every so many steps; 0 never."
     )

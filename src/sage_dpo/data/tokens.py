@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_dpo.errors import ConfigError, DataError
@@ -66,6 +67,51 @@ class TemplateCheck:
                     f"{place}: the tokenizer's chat template does not write the {message['role']} message "
                     f"{content[:60]!r}, so it would be lost; set a template that does, or leave the message out"
                 )
+
+
+class TextBound:
+    """Tells, without tokenizing, texts that are surely longer than so many tokens: one of 50 MB takes gigabytes.
+
+    A text of n characters has at least n / (characters of the longest token) tokens.
+
+    Args:
+        tokenizer: of the policy.
+        max_length: longest prompt + completion in tokens; `None` sets no bound.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+        self._most = math.inf
+        if max_length is not None:
+            longest = max(map(len, tokenizer.get_vocab()), default=1)
+            self._most = max(max_length * longest, _ALWAYS_TOKENIZED)
+
+    def is_exceeded(self, row: Mapping[str, Any]) -> bool:
+        """Whether prompt and a completion of a row are surely too long."""
+        prompt, *sides = (_characters(row.get(name)) for name in ("prompt", "chosen", "rejected"))
+        return prompt + max(sides) > self._most
+
+
+_ALWAYS_TOKENIZED = 100_000  # characters: cheap, and a word that a tokenizer does not know is one token, however long
+
+
+def _characters(side: Any) -> int:
+    return len(side) if isinstance(side, str) else sum(len(message["content"]) for message in side or [])
+
+
+def doubled_marks(
+    prompt_ids: Sequence[int],
+    chosen_ids: Sequence[int],
+    rejected_ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[str]:
+    """Return what a pair has twice because text and tokenizer both write it; empty is right."""
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    marks = []
+    if begin is not None and list(prompt_ids[:2]) == [begin, begin]:
+        marks.append("two begin tokens before the prompt")
+    if end is not None and [end, end] in (list(chosen_ids[-2:]), list(rejected_ids[-2:])):
+        marks.append("two end tokens behind a completion")
+    return marks
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -151,7 +151,7 @@ def _join(
                 f"completion {key} answers a problem that was not given; pass the problems it was sampled for"
             )
         if key in seen:
-            raise DataError(f"completion {key} occurs more than once; remove the duplicates")
+            raise DataError(f"completion {key} occurs more than once; give each once")
         if key not in by_key:
             raise DataError(f"completion {key} has no verdict; verify the same completions that are paired")
         seen.add(key)

@@ -8,19 +8,19 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from sage_dpo.data.preferences import TOKENS, exclusion
-from sage_dpo.data.tokens import TemplateCheck, check_ids, end_token
+from sage_dpo.data.tokens import TemplateCheck, TextBound, check_ids, doubled_marks, end_token
 from sage_dpo.errors import EmptyPoolError
 from sage_dpo.pairs.build import PairBuild
 from sage_dpo.pairs.preference_data import PreferenceData, load_preference_data
 from sage_dpo.records import PreferencePair
-from sage_dpo.rules import pair_exclusion
+from sage_dpo.rules import OVER_LONG, pair_exclusion
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,32 +60,24 @@ def tokenize_preferences(
         EmptyPoolError: every row is excluded; the message says why.
     """
     data = data if isinstance(data, PreferenceData) else load_preference_data(data)
-    check = TemplateCheck(tokenizer)
+    check, bound = TemplateCheck(tokenizer), TextBound(tokenizer, max_length)
     counts: Counter[str] = Counter()
     marks: Counter[str] = Counter()
     pairs = []
-    pair_of_row = _pair_of_ids if data.reader is None else partial(_pair_of_row, check=check)
+    pair_of_row = _pair_of_ids if data.reader is None else partial(_pair_of_row, check=check, bound=bound)
     for number in tqdm(range(len(data)), desc="tokenizing pairs", unit="row", disable=not progress):
         result = pair_of_row(number, data[number], data.places[number], tokenizer, max_length)
         if isinstance(result, str):
             counts[result] += 1
         else:
             pairs.append(result)
-            marks.update(_doubled_marks(result, tokenizer))
+            marks.update(doubled_marks(result.prompt_ids, result.chosen_ids, result.rejected_ids, tokenizer))
     for mark, count in marks.items():
         _logger.warning(f"{count} of {len(pairs)} pairs have {mark}; the text and the tokenizer both write it")
     exclusions = dict(sorted(counts.items()))
     if not pairs:
         raise EmptyPoolError(f"{data.name} holds no usable pair, excluded: {exclusions}; check the data", exclusions)
     return PairBuild(pairs, exclusions, {"rows": len(data), "pairs": len(pairs)})
-
-
-def _doubled_marks(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if begin is not None and pair.prompt_ids[:2] == (begin, begin):
-        yield "two begin tokens before the prompt"
-    if end is not None and (end, end) in (pair.chosen_ids[-2:], pair.rejected_ids[-2:]):
-        yield "two end tokens behind a completion"
 
 
 def _pair_of_ids(
@@ -115,6 +107,7 @@ def _pair_of_row(
     max_length: int | None,
     *,
     check: TemplateCheck,
+    bound: TextBound,
 ) -> PreferencePair | str:
     """Return the row's pair, or the reason why it has none."""
     from trl import extract_prompt
@@ -125,6 +118,8 @@ def _pair_of_row(
     parts: Mapping[str, Any] = row if "prompt" in row else extract_prompt(dict(row))
     if reason := exclusion(parts):
         return reason
+    if bound.is_exceeded(parts):
+        return OVER_LONG
     if isinstance(parts["chosen"], list):
         check(parts, place)
     prompt_ids, chosen_ids, rejected_ids = _tokenize(parts, tokenizer)

@@ -87,7 +87,10 @@ class _Stages:
         for name, settings in self.config.arms.items():
             self._announce(f"arm {name}")
             if settings.train:
-                self.manifest.stage(self.folder.arm(name).stage, lambda name=name: self._train(name))  # type: ignore[misc]
+                stage = self.folder.arm(name).stage
+                if not self.config.for_arm(name).training.save_steps and not self.manifest.is_complete(stage):
+                    self._announce("no checkpoints (training.save_steps: 0): an interruption costs this arm, no other")
+                self.manifest.stage(stage, lambda name=name: self._train(name))  # type: ignore[misc]
             if self.suites:
                 results[name] = self._evaluate(name)
                 if settings.train and self.config.evaluation and self.config.evaluation.at_best:

@@ -123,7 +123,7 @@ def read_run(root: str | Path) -> RunData:
 
 
 def _read_config(path: Path, missing: list[str]) -> tuple[RunConfig | None, str]:
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     try:
         return load_config(path), text
     except ConfigError as error:

@@ -12,9 +12,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from sage_dpo.data.preferences import TOKENS, PreferenceReader, exclusion, repeats_prompt, success_rate
-from sage_dpo.data.tokens import TemplateCheck, check_ids, end_token
+from sage_dpo.data.tokens import TemplateCheck, TextBound, check_ids, doubled_marks, end_token
 from sage_dpo.errors import EmptyPoolError
-from sage_dpo.rules import pair_exclusion
+from sage_dpo.rules import OVER_LONG, pair_exclusion
 
 TOKEN_COLUMNS = TOKENS
 _logger = logging.getLogger(__name__)
@@ -22,7 +22,11 @@ _SIDES = ("prompt", "chosen", "rejected")
 
 
 def read_preferences(
-    dataset: Dataset, tokenizer: Any, fields: Mapping[str, str | None] | None, name: str
+    dataset: Dataset,
+    tokenizer: Any,
+    fields: Mapping[str, str | None] | None,
+    name: str,
+    max_length: int | None = None,
 ) -> tuple[Dataset, dict[str, int]]:
     """Return the rows that can be trained on in the form that TRL reads, and how many were excluded for which reason.
 
@@ -33,6 +37,7 @@ def read_preferences(
         tokenizer: of the policy.
         fields: which columns hold what.
         name: of the data set, as TRL has it: `train`, `eval`, or the key of one of several.
+        max_length: longest prompt + completion in tokens; texts that are surely longer are not tokenized at all.
 
     Raises:
         EmptyPoolError: no row remains.
@@ -46,11 +51,11 @@ def read_preferences(
                 check_ids(row[column], column, f"{name}[{number}]", len(tokenizer))
         return dataset, {}
     reader = PreferenceReader(dataset.column_names, fields, name)
-    check = TemplateCheck(tokenizer)
+    check, bound = TemplateCheck(tokenizer), TextBound(tokenizer, max_length)
     reasons, repeats, is_as_it_was = [], [], True
     for number, row in enumerate(dataset):
         read = reader.read(row, f"{name}[{number}]")
-        reasons.append(exclusion(read))
+        reasons.append(exclusion(read) or (OVER_LONG if bound.is_exceeded(read) else None))
         repeats.append(repeats_prompt(read))
         is_as_it_was &= all(_without_gaps(row.get(side)) == read.get(side) for side in _SIDES)
         if isinstance(read["chosen"], str):
@@ -97,6 +102,18 @@ def usable_rows(dataset: Dataset, max_length: int | None, eos_token_id: int | No
     ]
     kept = [index for index, reason in enumerate(reasons) if reason is None]
     return kept, dict(Counter(reason for reason in reasons if reason is not None))
+
+
+def trainable_rows(
+    dataset: Dataset, max_length: int | None, tokenizer: Any, name: str
+) -> tuple[list[int], dict[str, int]]:
+    """Return what `usable_rows` does, and say how many rows have a begin or end token twice."""
+    marks: Counter[str] = Counter()
+    for row in dataset.select_columns(list(TOKEN_COLUMNS)):
+        marks.update(doubled_marks(*(row[column] for column in TOKEN_COLUMNS), tokenizer=tokenizer))
+    for mark, count in marks.items():
+        _logger.warning(f"{count} of {len(dataset)} {name} pairs have {mark}; text and tokenizer both write it")
+    return usable_rows(dataset, max_length, tokenizer.eos_token_id)
 
 
 def success_rate_column(dataset: Dataset, fields: Mapping[str, str | None] | None = None) -> NDArray[np.float64] | None:

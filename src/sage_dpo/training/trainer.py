@@ -26,7 +26,7 @@ from trl import DPOTrainer
 from sage_dpo.errors import EmptyPoolError, RunFolderError
 from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, save_state
-from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, usable_rows
+from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
 from sage_dpo.selection.log import CandidateLog
 from sage_dpo.selection.scoring import TokenCounts
 from sage_dpo.selection.settings import StreamSettings
@@ -174,12 +174,12 @@ class SAGETrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Tokenize as TRL does, but exclude and count what TRL would cut or drop without a word."""
-        dataset, unread = read_preferences(dataset, self._tokenizer, args.fields, dataset_name)
+        dataset, unread = read_preferences(dataset, self._tokenizer, args.fields, dataset_name, args.max_length)
         if not set(TOKEN_COLUMNS) <= set(dataset.column_names):
             whole = copy.copy(args)
             whole.max_length = None
             dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
-        rows, excluded = usable_rows(dataset, args.max_length, self._tokenizer.eos_token_id)
+        rows, excluded = trainable_rows(dataset, args.max_length, self._tokenizer, dataset_name)
         dataset = dataset.select(rows) if excluded else dataset
         self._excluded[dataset_name] = excluded = dict(Counter(unread) + Counter(excluded))
         if excluded:
