@@ -99,10 +99,10 @@ def _characters(side: Any) -> int:
 
 
 def doubled_marks(
+    tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[int],
     chosen_ids: Sequence[int],
     rejected_ids: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
 ) -> list[str]:
     """Return what a pair has twice because text and tokenizer both write it; empty is right."""
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id

@@ -71,7 +71,7 @@ def tokenize_preferences(
             counts[result] += 1
         else:
             pairs.append(result)
-            marks.update(doubled_marks(result.prompt_ids, result.chosen_ids, result.rejected_ids, tokenizer))
+            marks.update(doubled_marks(tokenizer, result.prompt_ids, result.chosen_ids, result.rejected_ids))
     for mark, count in marks.items():
         _logger.warning(f"{count} of {len(pairs)} pairs have {mark}; the text and the tokenizer both write it")
     exclusions = dict(sorted(counts.items()))

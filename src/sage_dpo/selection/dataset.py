@@ -110,7 +110,7 @@ def trainable_rows(
     """Return what `usable_rows` does, and say how many rows have a begin or end token twice."""
     marks: Counter[str] = Counter()
     for row in dataset.select_columns(list(TOKEN_COLUMNS)):
-        marks.update(doubled_marks(*(row[column] for column in TOKEN_COLUMNS), tokenizer=tokenizer))
+        marks.update(doubled_marks(tokenizer, *(row[column] for column in TOKEN_COLUMNS)))
     for mark, count in marks.items():
         _logger.warning(f"{count} of {len(dataset)} {name} pairs have {mark}; text and tokenizer both write it")
     return usable_rows(dataset, max_length, tokenizer.eos_token_id)

@@ -46,9 +46,9 @@ def test_marks_that_text_and_tokenizer_both_write_are_counted(caplog: Any) -> No
     tokenizer = make_tiny_tokenizer()
     tokenizer.bos_token = "<|user|>"
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    assert doubled_marks([begin, 6], [7, end], [8, end], tokenizer) == []
+    assert doubled_marks(tokenizer, [begin, 6], [7, end], [8, end]) == []
     pair = ([begin, begin, 6], [7, end], [8, end, end])
-    assert doubled_marks(*pair, tokenizer) == [
+    assert doubled_marks(tokenizer, *pair) == [
         "two begin tokens before the prompt",
         "two end tokens behind a completion",
     ]
