@@ -33,11 +33,9 @@ class VerificationRequest:
     def __post_init__(self) -> None:
         where = f"problem {self.problem_id!r}, sample {self.sample}"
         if not isinstance(self.completion, str):
-            raise DataError(
-                f"{where}: the completion is {self.completion!r}, expected text; mend this row, or leave it out"
-            )
+            raise DataError(f"{where}: the completion is {self.completion!r}, expected text; mend this row")
         if not isinstance(self.gold, str) or not self.gold.strip():
-            raise DataError(f"{where}: the gold answer is {self.gold!r}, expected text; mend or leave this problem out")
+            raise DataError(f"{where}: the gold answer is {self.gold!r}, expected text; mend this problem")
         if self.answer_type is not None:
             if self.answer_type not in list(AnswerType):
                 raise DataError(

@@ -39,7 +39,7 @@ def test_a_completion_of_another_problem_is_refused() -> None:
     [
         ((None, "5"), "sample 0: the completion is None, expected text"),
         ((float("nan"), "5"), "the completion is nan, expected text"),
-        (("5", None), "the gold answer is None, expected text; mend or remove this problem"),
+        (("5", None), "the gold answer is None, expected text; mend this problem"),
         (("5", float("nan")), "the gold answer is nan"),
         (("5", " "), "the gold answer is ' '"),
         (("5", "5", "integer"), "answer_type is 'integer', expected number, choice, text, expression"),
