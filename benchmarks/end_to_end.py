@@ -1,6 +1,6 @@
-"""The quickstart's arms, trained by this package and by TRL's `DPOTrainer`.
+"""The on-policy recipe's arms, trained by this package and by TRL's `DPOTrainer`.
 
-One pool: the first of recipes/quickstart.yaml, sampled, verified and paired by its pipeline. On it every arm takes
+One pool: the first of recipes/on-policy.yaml, sampled, verified and paired by its pipeline. On it every arm takes
 20 optimizer steps at the recipe's sizes: 64 pairs a step for DPO on all of them, 32 of 64 for the random half and for
 SAGE. TRL has no refresh, so nobody refreshes. Seconds are those of construction and training, TRL's pass over the
 reference (`precompute_ref_log_probs`, its faster way here) and our scoring included. Both must see the same tokens and
@@ -32,13 +32,13 @@ from sage_dpo.run_folder import PoolFolder
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.verification import Verifier
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "on-policy.yaml"
 POLICY = str(bundled_policy_path("S"))
 CANDIDATES, MICROBATCH, LEARNING_RATE = 64, 16, 1e-4
 
 
 def first_pool(config: RunConfig, tokenizer: Any) -> PoolContents:
-    """Sample, verify and pair, as the quickstart does before its first step."""
+    """Sample, verify and pair, as the recipe does before its first step."""
     problems = generate_problems("train", config.problems.count or 320, seed=config.seed)  # type: ignore[union-attr]
     with Verifier(workers=2) as verifier:
         folder = PoolFolder(Path(temporary_folder()))

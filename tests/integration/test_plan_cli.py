@@ -13,7 +13,7 @@ from sage_dpo.errors import SageError
 from sage_dpo.storage import read_json
 
 ROOT = Path(__file__).parents[2]
-QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+ON_POLICY = ROOT / "recipes" / "on-policy.yaml"
 QWEN = ("--parameters", "1543714304", "--layers", "28", "--hidden", "1536", "--kv-width", "256", "--vocabulary",
         "151936", "--tied")  # fmt: skip
 
@@ -24,9 +24,9 @@ def invoke(*arguments: object) -> str:
     return result.output
 
 
-def test_quickstart_on_a_named_gpu(tmp_path):
-    output = invoke("plan", QUICKSTART, "--gpu", "L40S", "--json", tmp_path / "plan.json")
-    assert output.startswith("Plan of quickstart: 1 x L40S")
+def test_a_recipe_on_a_named_gpu(tmp_path):
+    output = invoke("plan", ON_POLICY, "--gpu", "L40S", "--json", tmp_path / "plan.json")
+    assert output.startswith("Plan of on-policy: 1 x L40S")
     assert "sage (candidate pairs 3,840, trained pairs 1,920, refreshes 2)" in output
     for text in ("vanilla", "All arms", "measured on 256 of 320", "assumed (half of rollouts.max_new_tokens)"):
         assert text in output
@@ -49,7 +49,7 @@ def test_predicted_beside_measured(tmp_path):
     manifest = {"stages": {"first-pool": {"seconds": 1.0, "info": info}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     output = invoke(
-        "plan", QUICKSTART, "--measured", tmp_path, "--completion-tokens", 20, "--json", tmp_path / "p.json"
+        "plan", ON_POLICY, "--measured", tmp_path, "--completion-tokens", 20, "--json", tmp_path / "p.json"
     )
     rows = {line.split("  ")[0]: line.split() for line in output.splitlines()}
     assert rows["pairs of a pool"][-3:] == ["768", "384", "2.00"]
@@ -59,7 +59,7 @@ def test_predicted_beside_measured(tmp_path):
 
 
 def test_overrides_change_the_plan():
-    assert "sage (candidate pairs 640, trained pairs 320" in invoke("plan", QUICKSTART, "--set", "training.steps=10")
+    assert "sage (candidate pairs 640, trained pairs 320" in invoke("plan", ON_POLICY, "--set", "training.steps=10")
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_overrides_change_the_plan():
 )
 def test_wrong_arguments_say_what_is_wanted(arguments, message):
     with pytest.raises(SageError, match=message):
-        invoke("plan", QUICKSTART, *arguments)
+        invoke("plan", ON_POLICY, *arguments)
 
 
 def test_it_runs_nothing_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    invoke("plan", QUICKSTART, "--set", "training.steps=1000000")
+    invoke("plan", ON_POLICY, "--set", "training.steps=1000000")
     assert list(tmp_path.iterdir()) == []

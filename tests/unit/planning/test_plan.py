@@ -21,7 +21,7 @@ from sage_dpo.planning.plan import Plan, PlanPart, make_plan
 from sage_dpo.planning.shape import ModelShape, adapter_parameters
 
 ROOT = Path(__file__).parents[3]
-QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+ON_POLICY = ROOT / "recipes" / "on-policy.yaml"
 QWEN_7B = {
     "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 3584, "intermediate_size": 18944,
     "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
@@ -32,7 +32,7 @@ INPUTS = Inputs(SHAPE, 4, Lengths(40.0, 20.0, 60, 96, 156), problems=320, probe=
 
 
 def recipe(overrides: dict[str, Any] | None = None) -> RunConfig:
-    return load_config(QUICKSTART, overrides)
+    return load_config(ON_POLICY, overrides)
 
 
 def plan(overrides: dict[str, Any] | None = None, inputs: Inputs = INPUTS, gpu: str = "H100") -> Plan:
