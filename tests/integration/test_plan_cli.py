@@ -48,9 +48,7 @@ def test_predicted_beside_measured(tmp_path):
     info = {"costs": {"generated_tokens": 1000}, "verdicts": {"correct": 2560}, "pairs": 384}
     manifest = {"stages": {"first-pool": {"seconds": 1.0, "info": info}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    output = invoke(
-        "plan", ON_POLICY, "--measured", tmp_path, "--completion-tokens", 20, "--json", tmp_path / "p.json"
-    )
+    output = invoke("plan", ON_POLICY, "--measured", tmp_path, "--completion-tokens", 20, "--json", tmp_path / "p.json")
     rows = {line.split("  ")[0]: line.split() for line in output.splitlines()}
     assert rows["pairs of a pool"][-3:] == ["768", "384", "2.00"]
     assert rows["verification"][-3:] == ["2,560", "2,560", "1.00"]
