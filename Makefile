@@ -1,5 +1,5 @@
 # make quickstart   train four arms on the gym and compare them
-# make results      the main table, small: three seeds, about a quarter of an hour on two cores
+# make results      the table of a fixed pool with three seeds, about half an hour on two cores
 # make test         every test, in the same environment
 # make test-fast    the tests that are not marked slow: single parts, contracts, invariants
 # make lint         ruff and mypy
@@ -15,7 +15,7 @@ quickstart: $(STAMP)
 	$(BIN)/sage-dpo run recipes/quickstart.yaml
 
 results: $(STAMP)
-	$(BIN)/sage-dpo study recipes/studies/results.yaml --workers 2 --json results/small.json
+	$(BIN)/sage-dpo study recipes/studies/gate-fixed.yaml --seeds 1,2,3 --workers 2
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -33,7 +33,7 @@ HEADLINES: dict[str, dict[str, str]] = {
         "dpo_full": "gate-fixed/dpo_full",
         "dpo_random": "gate-fixed/dpo_random",
     },
-    # The baselines are those of the main table: the same seeds, problems and first pools, tuned before there was a gate.
+    # The baselines are those of the main table: same seeds, problems and first pools, tuned before there was a gate.
     "present/on_policy_tuned": {
         SAGE: "gate-on-policy/sage:best",
         "dpo_full": "main/dpo_full",
