@@ -92,8 +92,15 @@ def _pattern(tags: Tags) -> re.Pattern[str]:
     return re.compile(rf"(?P<closing>{closing})|(?P<opening>{opening})", re.IGNORECASE)
 
 
+@lru_cache(maxsize=8)
+def _first_characters(tags: Tags) -> frozenset[str]:
+    return frozenset(character for pair in tags for tag in pair for character in (tag[0].lower(), tag[0].upper()))
+
+
 def _after_last(text: str, tags: Tags) -> tuple[str, bool]:
     """Return what follows the last closing tag, and whether one is open then. Fast, for texts of many megabytes."""
+    if not any(character in text for character in _first_characters(tags)):  # as in most texts
+        return text, False
     lower = text.lower()
     lower = lower if len(lower) == len(text) else text  # a few characters have no lower case of their own length
     end = max((place + len(tag) for _, tag in tags if (place := lower.rfind(tag.lower())) >= 0), default=0)
@@ -105,10 +112,13 @@ def _inside_last(text: str, tags: Tags) -> tuple[str | None, bool]:
 
     Pairs that follow each other are parts of one answer, as boxes are.
     """
+    lower = text.lower()
+    if not any(tag.lower() in lower for tag, _ in tags):  # as in nearly all texts
+        return None, False
     start: int | None = None
     parts: list[str] = []
     end = 0
-    for match in _pattern(tags).finditer(text) if tags else ():
+    for match in _pattern(tags).finditer(text):
         if match.lastgroup == "opening":
             start = match.end()
             opening = match.start()

@@ -35,7 +35,7 @@ _TEXT_COMMAND = r"\\(?:text(?:it|bf|rm|sf|tt|normal|up|md|sl)?|mbox|hbox)\s*\{"
 _PERCENT = r"(?:percent|per\s?cent|pct)"
 _ORDINAL = r"(?:st|nd|rd|th)"
 _REWRITES: Sequence[tuple[re.Pattern[str], str]] = [
-    (re.compile(r"^[*_`\s]+(?=[^*_`\s])|(?<=[^*_`\s])[*_`\s]+$"), ""),  # emphasis
+    (re.compile(r"^[*_`\s]+(?=[^*_`\s])|(?<=[^*_`\s])[*_`]+[.\s]*$"), ""),  # emphasis
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"(?<=\^\{\d)\}\^\{(?=\d\})"), ""),  # of several raised digits
     (re.compile(r"\\(?:text)?color\s*(?:\[\w*\])?\{\s*[\w!]+\s*\}"), ""),
@@ -115,6 +115,8 @@ _MEMBER = re.compile(
 @lru_cache(maxsize=1024)  # the samples of a problem share their gold, and most of them a few answers
 def normalize_answer(answer: str) -> str:
     """Return `answer` as cleaner LaTeX of the same meaning; this is what math-verify gets to see (in a box)."""
+    if answer.isascii() and answer.isdecimal():
+        return answer  # as most answers are
     text = answer.translate(_CHARACTERS).strip()
     for opening, closing in _DELIMITERS:
         if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
@@ -131,7 +133,7 @@ def normalize_answer(answer: str) -> str:
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2\3}", text.strip())
     text = _SET_BUILDER.sub(r"\2", text) if len(text) < 300 and _SET_BUILDER.fullmatch(text) else text
     text = _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
-    text = re.sub(r"^(?:\\approx|\\simeq|=)\s*", "", text)
+    text = re.sub(r"^(?:[A-Za-z]\s*)?(?:\\approx|\\simeq)\s*|^=\s*", "", text)
     return text.rstrip(" .") if not text.endswith((r"\.", r"\ .")) else text
 
 

@@ -117,7 +117,9 @@ def _part(text: str) -> list[Stretch] | None:
 
 
 def _half_line(left: str, relation: str, right: str) -> list[Stretch] | None:
-    if _VARIABLE.fullmatch(right) and not _VARIABLE.fullmatch(left):
+    if _VARIABLE.fullmatch(right) and _VARIABLE.fullmatch(left):
+        return None
+    if _VARIABLE.fullmatch(right):
         left, right, relation = right, left, _FLIPPED.get(relation, relation)
     if relation == r"\ne":
         return _punctured(split_top(right, _LIST)) if _VARIABLE.fullmatch(left) and r"\pm" not in right else None

@@ -53,6 +53,8 @@ def compare_choices(gold: str, prediction: str) -> bool:
     if start is None:
         names = {next(filter(None, match.groups())) for match in _MARKED_OPTION.finditer(prediction)}
         return names == expected and not DENIAL.search(prediction)
+    if re.search(r"\b(?:or|and)\b[^A-Z]{0,20}(?<![A-Za-z])[B-K](?![A-Za-z])", prediction[start.end() :]):
+        return False
     others = {next(filter(None, match.groups())) for match in _MARKED_OPTION.finditer(prediction, start.end())}
     rest = prediction[start.end() :]
     is_denied = re.match(r"\s*(?:\)|:|is|,)*\s*(?:no\b|not\b|wrong|false|incorrect|isn't)", rest, re.IGNORECASE)

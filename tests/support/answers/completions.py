@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # fmt: off
 COMPLETIONS: list[tuple[str, list[str], list[str]]] = [
+    ("9", ["#### **9**.", "So \\(n = 9\\).", "</think>9"], ["8 \\neq 9", "We add 4 and 5.", "9z"]),
     ("5", ["#### 5\u200b", "#### 5.", "#### $5$", r"#### \boxed{5}", "#### 5 apples", "#### $5", "####5"], []),
     ("5", ["#### __5__", "#### *5*", "The answer is 5.", "The final answer is $5$."], []),
     ("5", ["**Final Answer:** $5$", "Answer: 5", "ANSWER: 5", "the answer is five", "$5$", r"\(5\)"], []),

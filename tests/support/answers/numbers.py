@@ -52,6 +52,7 @@ CHARACTERS: list[tuple[str, list[str], list[str]]] = [
 
 # one number said plainly, or hedged, denied, mixed with others
 HEDGES: list[tuple[str, list[str], list[str]]] = [
+    ("7", [r"x \approx 7"], [r"x \approx 8"]),
     ("5", [r"\approx 5", r"\{5\}", "(5)", "5 = 5", "x=5", "x = y = 5", "2+3=5", "10/2 = 5", r"\text{5}"], []),
     ("5", [r"\mathbf{5}", r"\bm{5}", r"\textcolor{red}{5}", r"{\color{blue} 5}", r"\textbf{5}"], []),
     ("5", [r"\mathrm{5}", r"\boldsymbol{5}", r"\underline{\textbf{5}}", r"5 \quad", r"5\text{ apples}"], []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 # fmt: off
 # points, intervals, sets, inequalities, named values, vectors
 SETS: list[tuple[str, list[str], list[str]]] = [
+    ("a<b", ["b>a"], ["a>b", "b<a"]),
     ("(0,5)", ["0<x<5", "]0,5[", r"x>0 \text{ and } x<5", r"\{x : 0<x<5\}", r"\{x \mid 0<x<5\}"], []),
     ("(0,5)", [r"\{x \in \mathbb{R} \mid 0<x<5\}", r"x \in (0,5)"], []),
     ("(0,5)", [], [r"\{0,5\}", "[0,5]", "(0,5]", r"0\le x\le 5", "(5,0)"]),
@@ -66,6 +67,7 @@ SETS: list[tuple[str, list[str], list[str]]] = [
 
 # options, yes and no, names and other words
 WORDS: list[tuple[str, list[str], list[str]]] = [
+    ("B", [], ["B or maybe C", r"\text{B and also C}"]),
     ("A", ["A", "(A)", r"\text{A}", r"\textbf{(A)}", "A.", "A)", "Option A", r"\text{Option A}"], []),
     ("A", [r"\text{Choice (A)}", r"\text{A is correct}", "A: 12", "(A) 12 apples", r"(A)\ 12"], []),
     ("A", [r"\text{(A) } 12", r"\mathrm{A}", "a", "(a)"], []),
