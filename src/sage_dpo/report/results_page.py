@@ -1,6 +1,7 @@
 """Fills the tables of a Markdown page from published results: `python -m sage_dpo.report.results_page docs/results.md`.
 
-The page marks where a table goes, and of which study, by the start of its caption (`sage-dpo study` prints captions):
+The page marks where a table goes, and of which study, by the start of its caption (`sage-dpo study` prints captions). In
+place of a study it may name the headlines (`python -m sage_dpo.studies.headlines`):
 
     <!-- table: main, Differences in points -->
     (everything here is replaced)
@@ -11,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sage_dpo.errors import DataError
 from sage_dpo.report.study_tables import StudyResult, conditions, study_tables
-from sage_dpo.report.tables import Cell, Table, render_markdown
+from sage_dpo.report.summary import points
+from sage_dpo.report.tables import Cell, Table, cells, render_markdown
 from sage_dpo.storage import read_json, write_text
 
 _BLOCK = re.compile(r"(<!-- table: (\S+), (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -36,7 +40,7 @@ def fill_tables(page: str, results: Path) -> str:
     def fill(block: re.Match[str]) -> str:
         opening, study, start, closing = block.groups()
         result = read_json(results / f"{study}.json")
-        tables = study_tables(result)
+        tables = [_headlines(result)] if "token_ratio" in result else study_tables(result)
         found = [table for table in tables if table.caption.startswith(start)]
         if not found:
             captions = [table.caption for table in tables]
@@ -44,6 +48,25 @@ def fill_tables(page: str, results: Path) -> str:
         return "\n".join([opening, *(render_markdown(table) for table in _joined(found, result)), closing])
 
     return _BLOCK.sub(fill, page)
+
+
+def _headlines(result: Mapping[str, Any]) -> Table:
+    """Return what `sage_dpo.studies.headlines` drew together: one row for each comparison."""
+    rows = []
+    for name, entries in result["comparisons"].items():
+        differences = [entries["sage_minus_dpo_full"], entries["sage_minus_dpo_random"]]
+        texts = [[points(entry[key] / 100) for key in ("mean", "low", "high")] for entry in differences]
+        ratio = f"{result['token_ratio'][name]:.2f}"
+        rows.append(cells(name, *(text for mean, low, high in texts for text in (mean, f"{low} to {high}")), ratio))
+    header = (
+        "comparison",
+        "SAGE − DPO, all pairs",
+        "95 %",
+        "SAGE − DPO, random half",
+        "95 %",
+        "trained tokens, SAGE / all",
+    )
+    return Table("SAGE against DPO, points of accuracy", header, tuple(rows))
 
 
 def _joined(tables: list[Table], result: StudyResult) -> list[Table]:
