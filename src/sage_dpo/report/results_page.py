@@ -1,6 +1,6 @@
 """Fills the tables of a Markdown page from published results: `python -m sage_dpo.report.results_page docs/results.md`.
 
-The page marks where a table goes, and of which study, by the start of its caption (`sage-dpo study` prints captions). In
+The page marks where a table goes, and of which study, by the start of its caption (`sage-dpo study` prints them). In
 place of a study it may name the headlines (`python -m sage_dpo.studies.headlines`):
 
     <!-- table: main, Differences in points -->
