@@ -89,9 +89,12 @@ def test_extraction_is_linear_in_the_length(before: str, after: str) -> None:
 
     def cpu_s(piece: str, length: int) -> float:
         text = before + piece * (length // len(piece)) + after
-        start = time.process_time()
-        extract_answer(text)
-        return time.process_time() - start
+        seconds = []
+        for _ in range(3):  # the best of three: the machine may be busy
+            start = time.process_time()
+            extract_answer(text)
+            seconds.append(time.process_time() - start)
+        return min(seconds)
 
     slow = {piece: (cpu_s(piece, 10_000), cpu_s(piece, 100_000)) for piece in PIECES}
     assert not {piece: seconds for piece, seconds in slow.items() if seconds[1] > 0.3 + 30 * seconds[0]}
