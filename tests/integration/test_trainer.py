@@ -455,3 +455,14 @@ def test_the_mean_over_asked_pairs_scales_the_gradient_of_the_open_ones(policy_f
     kept = trainer.token_counts.trained_pairs
     assert 0 < kept < 8
     assert norms["asked"] == pytest.approx(norms["open"] * kept / 8, rel=1e-4)
+
+
+def test_evaluating_new_data_takes_the_reference_of_this_model(policy_folder, tmp_path):
+    data = make_preferences()
+    moved = make_trainer(policy_folder, tmp_path / "moved")
+    with torch.no_grad():
+        for parameter in moved.model.parameters():
+            parameter.mul_(1.1)
+    moved.evaluate(data)  # another model saw the same data first
+    trainer = make_trainer(policy_folder, tmp_path / "untrained")
+    assert trainer.evaluate(data)["eval_loss"] == pytest.approx(np.log(2), abs=1e-5)

@@ -238,6 +238,16 @@ class SAGETrainer(DPOTrainer):
         inputs = {name: value for name, value in inputs.items() if name != _WEIGHT}
         return weight * super().compute_loss(model, inputs, *args, **kwargs)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as TRL does.
+
+        Unless asked to, nothing is precomputed: TRL would store the reference log-probabilities of a data set given here
+        on disk, under a key without the model, and read those of another model back.
+        """
+        self.precompute_ref_logps = bool(self.args.precompute_ref_log_probs)
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
     # -- TRL seams: checkpoints ------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
