@@ -20,7 +20,6 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 from trl import DPOTrainer
 
 from sage_dpo.errors import EmptyPoolError, RunFolderError
@@ -32,6 +31,7 @@ from sage_dpo.selection.scoring import TokenCounts
 from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PairSource
 from sage_dpo.selection.stream import CandidateStream
+from sage_dpo.training.callback import StreamCallback
 from sage_dpo.training.checks import check_arguments
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.models import TrainerModels
@@ -114,7 +114,7 @@ class SAGETrainer(DPOTrainer):
         )
         self._resume_path: str | None = None
         self.stop_reason: str | None = None
-        self.add_callback(_StreamCallback(self))
+        self.add_callback(StreamCallback(self))
 
     def _stream_settings(self) -> StreamSettings:
         return StreamSettings(
@@ -291,20 +291,3 @@ class SAGETrainer(DPOTrainer):
             self.stream.log.flush()
             # TRL's own counter, which TRL does not save
             save_state(output_dir, {**self.stream.state_dict(), "trl_tokens": self._total_train_tokens})
-
-
-class _StreamCallback(TrainerCallback):
-    """Starts the stream before the first step and refreshes it between steps, before a checkpoint is written."""
-
-    def __init__(self, trainer: SAGETrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.start_stream()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not control.should_training_stop:  # after the last step nothing needs a new pool
-            self._trainer.between_steps(state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.stream.log.flush()

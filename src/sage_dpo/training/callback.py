@@ -1,0 +1,27 @@
+"""When, between optimizer steps, the trainer starts, refreshes and stops its stream of candidates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from sage_dpo.training.trainer import SAGETrainer
+
+
+class StreamCallback(TrainerCallback):
+    """Starts the stream before the first step and refreshes it between steps, before a checkpoint is written."""
+
+    def __init__(self, trainer: SAGETrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.start_stream()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not control.should_training_stop:  # after the last step nothing needs a new pool
+            self._trainer.between_steps(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.stream.log.flush()
