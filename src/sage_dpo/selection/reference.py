@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -102,3 +103,12 @@ def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples
         step = max(1, flat.numel() // samples_per_tensor)
         digest.update(flat[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def have_same_weights(first: nn.Module, other: nn.Module) -> bool:
+    """Return whether two models in this process have the same parameters, every value compared."""
+    mine, theirs = dict(first.named_parameters()), dict(other.named_parameters())
+    return mine.keys() == theirs.keys() and all(
+        value.dtype == theirs[name].dtype and torch.equal(value, theirs[name].to(value.device))
+        for name, value in mine.items()
+    )

@@ -18,7 +18,7 @@ from accelerate.utils import is_peft_model
 from trl.trainer.utils import use_adapter
 
 from sage_dpo.forward import CompletionScores, TokenizedCompletion
-from sage_dpo.selection.reference import model_fingerprint
+from sage_dpo.selection.reference import have_same_weights, model_fingerprint
 from sage_dpo.training.sharding import ShardedScorer
 
 
@@ -47,7 +47,10 @@ class TrainerModels:
         skip = is_adapter_run and ref_model is None
         self.reference_fingerprint = model_fingerprint(model, skip_trainable=skip)
         # a policy whose weights differ from those TRL loaded as the reference never is its own
-        is_same = ref_model is None or model_fingerprint(trainer.model) == self.reference_fingerprint
+        is_same = ref_model is None or (
+            model_fingerprint(trainer.model) == self.reference_fingerprint
+            and (scorer.is_sharded or have_same_weights(trainer.model, model))  # a fingerprint reads samples only
+        )
         self.starts_as_reference = is_same and not has_own_reference and not is_adapter_run
         self.keeps_reference = ref_model is not None or is_adapter_run
 

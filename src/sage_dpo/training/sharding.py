@@ -26,7 +26,7 @@ class ShardedScorer:
     def __init__(self, accelerator: Accelerator, *, token_budget: int, is_sharded: bool, progress: bool) -> None:
         self._accelerator = accelerator
         self._token_budget = token_budget
-        self._is_sharded = is_sharded
+        self.is_sharded = is_sharded
         self._progress = progress and accelerator.is_main_process
 
     def score(
@@ -51,7 +51,7 @@ class ShardedScorer:
                 device=self._accelerator.device,
                 with_informativeness=with_informativeness,
                 synchronize_count=self._largest_count if world > 1 else None,
-                inference_mode=not self._is_sharded,
+                inference_mode=not self.is_sharded,
                 progress=label if self._progress else None,
             )
         columns = [column for column in (mine.logps, mine.informativeness) if column is not None]

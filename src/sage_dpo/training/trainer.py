@@ -241,8 +241,8 @@ class SAGETrainer(DPOTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as TRL does.
 
-        Unless asked to, nothing is precomputed: TRL would store the reference log-probabilities of a data set given here
-        on disk, under a key without the model, and read those of another model back.
+        Unless asked to, nothing is precomputed: TRL would store the reference log-probabilities of a data set given
+        here on disk, under a key without the model, and read those of another model back.
         """
         self.precompute_ref_logps = bool(self.args.precompute_ref_log_probs)
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)

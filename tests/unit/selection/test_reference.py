@@ -10,7 +10,7 @@ import torch
 from tests.conftest import make_tiny_model
 
 from sage_dpo.forward import TokenizedCompletion
-from sage_dpo.selection.reference import ReferenceCache, model_fingerprint
+from sage_dpo.selection.reference import ReferenceCache, have_same_weights, model_fingerprint
 
 
 def test_reference_is_computed_once_per_completion():
@@ -51,3 +51,15 @@ def test_fingerprint_follows_the_weights():
     with torch.no_grad():
         other.model.norm.weight.add_(1)
     assert model_fingerprint(model) != model_fingerprint(other)
+
+
+def test_a_few_edited_rows_make_another_model_though_a_sampled_fingerprint_passes_over_them():
+    model, other = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+    other.load_state_dict(model.state_dict())
+    assert have_same_weights(model, other)
+    with torch.no_grad():
+        other.weight[3, 1] += 1e-3  # every second value is read
+    assert model_fingerprint(model, samples_per_tensor=2048) == model_fingerprint(other, samples_per_tensor=2048)
+    assert not have_same_weights(model, other)
+    assert not have_same_weights(model, torch.nn.Linear(64, 64, bias=False))
+    assert not have_same_weights(model, other.double())
