@@ -466,3 +466,17 @@ def test_evaluating_new_data_takes_the_reference_of_this_model(policy_folder, tm
     moved.evaluate(data)  # another model saw the same data first
     trainer = make_trainer(policy_folder, tmp_path / "untrained")
     assert trainer.evaluate(data)["eval_loss"] == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_training_under_every_selector(policy_folder, tmp_path):
+    trainer = SAGETrainer(
+        policy_folder,
+        make_tiny_model(),
+        make_arguments(tmp_path, selector="all", keep_ratio=1.0, stratified=False),
+        train_dataset=make_preferences(),
+        processing_class=make_tiny_tokenizer(),
+    )
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(NumericalError, match="the loss is nan at step 0; lower the learning rate"):
+        trainer.train()

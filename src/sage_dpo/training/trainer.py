@@ -22,7 +22,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 
-from sage_dpo.errors import EmptyPoolError, RunFolderError
+from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
 from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, save_state
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
@@ -223,11 +223,16 @@ class SAGETrainer(DPOTrainer):
         return inputs if weight == 1.0 else {**inputs, _WEIGHT: weight}
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run TRL's forward and backward pass; for an empty microbatch run nothing."""
+        """Run TRL's forward and backward pass; for an empty microbatch run nothing. A loss that is not finite raises."""
         if _EMPTY in inputs:
             return torch.zeros((), device=self.args.device)
-        step: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
-        return step
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        if not torch.isfinite(loss):
+            raise NumericalError(
+                f"the loss is {loss.item()} at step {self.state.global_step}; lower the learning rate, or use bf16 or "
+                "float32 in place of fp16"
+            )
+        return loss
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""
