@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -37,4 +38,23 @@ def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | Non
         raise ConfigError(
             "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
             "during training that need it; set precompute_ref_log_probs to False"
+        )
+
+
+def check_collated(inputs: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where a collator of the user's trains on other tokens than those that were scored.
+
+    Args:
+        inputs: what the collator made: `input_ids`, `attention_mask` `[2 N, L]`, all chosen, then all rejected.
+        examples: the N pairs it was given.
+    """
+    scored = [[*e["prompt_ids"], *e[column]] for column in ("chosen_ids", "rejected_ids") for e in examples]
+    rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    trained = [ids[mask.bool()].tolist() for ids, mask in rows]
+    changed = [i for i, row in enumerate(trained) if i >= len(scored) or row != scored[i]]
+    if changed or len(trained) != len(scored):
+        raise ConfigError(
+            f"data_collator changes {len(changed)} of {len(trained)} completions (first: number "
+            f"{min(changed, default=0)} of the batch), but SAGE scores prompt_ids, chosen_ids and rejected_ids as they "
+            "are in the data set; change the data set, or leave data_collator out"
         )

@@ -21,6 +21,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
 from sage_dpo.forward.training_rows import remove_padding
@@ -32,7 +33,7 @@ from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PairSource
 from sage_dpo.selection.stream import CandidateStream
 from sage_dpo.training.callback import StreamCallback
-from sage_dpo.training.checks import check_arguments
+from sage_dpo.training.checks import check_arguments, check_collated
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.sharding import ShardedScorer
@@ -220,10 +221,12 @@ class SAGETrainer(DPOTrainer):
         if not examples:
             return {_EMPTY: True, "input_ids": torch.empty(0, 0, dtype=torch.long)}  # the loop counts its tokens
         inputs: dict[str, Any] = self.data_collator(examples)
+        if type(self.data_collator) is not DataCollatorForPreference:
+            check_collated(inputs, examples)
         return inputs if weight == 1.0 else {**inputs, _WEIGHT: weight}
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run TRL's forward and backward pass; for an empty microbatch run nothing. A loss that is not finite raises."""
+        """Run TRL's forward and backward pass; nothing for an empty microbatch. A loss that is not finite raises."""
         if _EMPTY in inputs:
             return torch.zeros((), device=self.args.device)
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)

@@ -1,45 +1,28 @@
-"""What the trainer refuses before it starts: one row a reason."""
+"""What a collator of the user's may do to a batch."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from datasets import Dataset
-from trl import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from sage_dpo.errors import SageError
-from sage_dpo.training.checks import check_arguments
-from sage_dpo.training.config import SAGEConfig
+from sage_dpo.errors import ConfigError
+from sage_dpo.training.checks import check_collated
 
-ROW = {"prompt": "1", "chosen": "2", "rejected": "3"}
-DATA = Dataset.from_list([ROW])
-SOURCE: Any = object()  # only its presence is looked at
-
-
-def config(**changes: Any) -> SAGEConfig:
-    return SAGEConfig(output_dir="unused", use_cpu=True, bf16=False, report_to=[], **changes)
+EXAMPLES = [
+    {"prompt_ids": [1, 2, 3], "chosen_ids": [4, 5], "rejected_ids": [6]},
+    {"prompt_ids": [7, 8], "chosen_ids": [9], "rejected_ids": [10, 11]},
+]
 
 
-@pytest.mark.parametrize(
-    ("args", "data", "source", "message"),
-    [
-        (DPOConfig(output_dir="unused", use_cpu=True, bf16=False), DATA, None, "args is a DPOConfig, expected a SAGE"),
-        (config(), DATA.to_iterable_dataset(), None, "train_dataset is IterableDataset, expected a map-style"),
-        (config(), None, None, "train_dataset is NoneType"),
-        (config(), DATA.add_column("image", [1]), None, "train_dataset has images"),
-        (config(), DATA.select([]), None, "train_dataset has no rows"),
-        (config(schedule_by="competence"), DATA, None, "add a success_rate column, or set schedule_by to progress"),
-        (config(precompute_ref_log_probs=True), DATA, SOURCE, "set precompute_ref_log_probs to False"),
-    ],
-)
-def test_refusals_name_the_argument_and_the_remedy(args: Any, data: Any, source: Any, message: str) -> None:
-    with pytest.raises(SageError, match=message):
-        check_arguments(args, data, source)
+def test_padding_is_no_change_whatever_the_padding_id():
+    for pad in (0, 3):
+        check_collated(DataCollatorForPreference(pad_token_id=pad, pad_to_multiple_of=8)(EXAMPLES), EXAMPLES)
 
 
-def test_what_can_be_trained_passes() -> None:
-    check_arguments(config(), DATA, None)
-    check_arguments(config(), DATA, SOURCE)
-    check_arguments(config(schedule_by="competence"), DATA.add_column("success_rate", [0.5]), None)
-    check_arguments(config(schedule_by="competence"), DATA, SOURCE)  # a source knows its rates
+def test_a_collator_that_cuts_or_swaps_is_refused():
+    with pytest.raises(ConfigError, match=r"changes 3 of 4 completions \(first: number 0 of the batch\)"):
+        check_collated(DataCollatorForPreference(pad_token_id=0, max_length=3)(EXAMPLES), EXAMPLES)
+    with pytest.raises(ConfigError, match="changes 4 of 4"):
+        check_collated(DataCollatorForPreference(pad_token_id=0)(EXAMPLES[::-1]), EXAMPLES)
+    with pytest.raises(ConfigError, match="leave data_collator out"):
+        check_collated(DataCollatorForPreference(pad_token_id=0)(EXAMPLES[:1]), EXAMPLES)
