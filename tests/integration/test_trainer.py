@@ -26,6 +26,7 @@ from sage_dpo.forward.head import _NOT_SLICED, _output_head
 from sage_dpo.records import PairScore
 from sage_dpo.selection.log import read_candidates
 from sage_dpo.selection.source import PoolContents
+from sage_dpo.training.config import default_output_dir
 
 
 @pytest.fixture(scope="module")
@@ -480,3 +481,14 @@ def test_a_loss_that_is_not_finite_ends_training_under_every_selector(policy_fol
         trainer.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(NumericalError, match="the loss is nan at step 0; lower the learning rate"):
         trainer.train()
+
+
+def test_a_run_without_arguments_has_a_folder_named_for_its_model_and_a_card_that_cites_the_method(
+    policy_folder, tmp_path
+):
+    assert default_output_dir("org/Tiny") == "Tiny-SAGE"
+    trainer = make_trainer(policy_folder, tmp_path)
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "2602.01207" in card
+    assert "Stability-Aware" in card

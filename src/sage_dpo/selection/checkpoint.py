@@ -9,6 +9,7 @@ checkpoint-<step>/sage_scores.npz            scores that may still be used again
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,21 @@ def last_complete_checkpoint(folder: str | Path, *, also: Sequence[str] = ()) ->
 
     checkpoints = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
     return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def delete_older_checkpoints(folder: str | Path, *, step: int, keep: int, best: str | None = None) -> None:
+    """Delete the checkpoints before the newest `keep` of those up to `step`, by step and not by the clock.
+
+    A checkpoint of a later step, left by an earlier run, is neither counted nor deleted.
+
+    Args:
+        folder: of the checkpoints.
+        step: of the newest one, which is complete.
+        keep: how many stay, at least one.
+        best: path of one that stays in any case.
+    """
+    steps = {int(path.name.removeprefix("checkpoint-")): path for path in Path(folder).glob("checkpoint-*[0-9]")}
+    for old in sorted(at for at in steps if at <= step)[: -max(keep, 1)]:
+        if best is None or Path(best).resolve() != steps[old].resolve():
+            (steps[old] / "trainer_state.json").unlink(missing_ok=True)  # killed here, it is no complete one any more
+            shutil.rmtree(steps[old], ignore_errors=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from sage_dpo.selection.checkpoint import delete_older_checkpoints
+
 if TYPE_CHECKING:
     from sage_dpo.training.trainer import SAGETrainer
 
@@ -22,6 +24,11 @@ class StreamCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not control.should_training_stop:  # after the last step nothing needs a new pool
             self._trainer.between_steps(state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.should_save and args.save_total_limit:
+            best = state.best_model_checkpoint
+            delete_older_checkpoints(args.output_dir, step=state.global_step, keep=args.save_total_limit, best=best)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.stream.log.flush()

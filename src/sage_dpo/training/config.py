@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from trl import DPOConfig
+from trl.trainer.utils import get_config_model_id
 
 from sage_dpo.config import PoolSettings, ScoringSettings, SelectorSettings, redact, validate, with_attributes
 from sage_dpo.errors import ConfigError
+from sage_dpo.selection.settings import StreamSettings
 
 _Section = TypeVar("_Section", bound=BaseModel)
 _SECTIONS = (SelectorSettings, PoolSettings, ScoringSettings)
@@ -117,9 +119,29 @@ class SAGEConfig(DPOConfig):
         """The pool's settings, validated."""
         return self._section(PoolSettings)
 
+    def stream_settings(self, *, keep: int, eos_token_id: int | None, processes: int, process: int) -> StreamSettings:
+        """The settings of the selection step on one of `processes` processes that keep `keep` pairs a step together."""
+        return StreamSettings(
+            selector=self.selector_settings(),
+            pool=self.pool_settings(),
+            keep=keep,
+            seed=self.seed,
+            max_length=self.max_length,
+            eos_token_id=eos_token_id,
+            score_max_age=self.score_max_age,
+            processes=processes,
+            process=process,
+        )
+
     def _section(self, section: type[_Section], **changes: Any) -> _Section:
         values = {name: getattr(self, name) for name in section.model_fields}
         return validate(section, {**values, **changes}, where="SAGEConfig")
 
 
 SAGEConfig.__doc__ = with_attributes(SAGEConfig.__doc__, *_SECTIONS)
+
+
+def default_output_dir(model: Any) -> str:
+    """Return the folder of a run without arguments, as TRL names it: the model's name and the method's."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return f"{name.rstrip('/').split('/')[-1]}-SAGE"

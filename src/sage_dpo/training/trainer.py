@@ -29,12 +29,12 @@ from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, 
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
 from sage_dpo.selection.log import CandidateLog
 from sage_dpo.selection.scoring import TokenCounts
-from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PairSource
 from sage_dpo.selection.stream import CandidateStream
 from sage_dpo.training.callback import StreamCallback
+from sage_dpo.training.card import PAPER
 from sage_dpo.training.checks import check_arguments, check_collated
-from sage_dpo.training.config import SAGEConfig
+from sage_dpo.training.config import SAGEConfig, default_output_dir
 from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.sharding import ShardedScorer
 
@@ -67,6 +67,7 @@ class SAGETrainer(DPOTrainer):
 
     _tag_names = ["trl", "dpo", "sage"]  # noqa: RUF012 - TRL declares it so
     _name = "SAGE"
+    _paper = PAPER
 
     args: SAGEConfig
     model: Any
@@ -84,7 +85,7 @@ class SAGETrainer(DPOTrainer):
         competence: float | None = None,
         **keywords: Any,
     ) -> None:
-        args = SAGEConfig() if args is None else args
+        args = SAGEConfig(default_output_dir(model)) if args is None else args
         check_arguments(args, train_dataset, pair_source)
         self._excluded: dict[str, dict[str, int]] = {}
         super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
@@ -107,7 +108,12 @@ class SAGETrainer(DPOTrainer):
         self.stream = CandidateStream(
             self.train_dataset,
             TrainerModels(self, scorer, has_own_reference=ref_model is not None),
-            self._stream_settings(),
+            args.stream_settings(
+                keep=self.keep_count,
+                eos_token_id=self._tokenizer.eos_token_id,
+                processes=self.accelerator.num_processes,
+                process=self.accelerator.process_index,
+            ),
             source=pair_source,
             competence=competence,
             exclusions=self._excluded.get("train"),
@@ -116,19 +122,6 @@ class SAGETrainer(DPOTrainer):
         self._resume_path: str | None = None
         self.stop_reason: str | None = None
         self.add_callback(StreamCallback(self))
-
-    def _stream_settings(self) -> StreamSettings:
-        return StreamSettings(
-            selector=self.args.selector_settings(),
-            pool=self.args.pool_settings(),
-            keep=self.keep_count,
-            seed=self.args.seed,
-            max_length=self.args.max_length,
-            eos_token_id=self._tokenizer.eos_token_id,
-            score_max_age=self.args.score_max_age,
-            processes=self.accelerator.num_processes,
-            process=self.accelerator.process_index,
-        )
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Compile one layer for all layers and shapes; compiled whole, the model would be compiled for each shape."""
@@ -292,6 +285,14 @@ class SAGETrainer(DPOTrainer):
             )
         elif (every and step % every == 0) or self.stream.gate.is_spent:
             self.refresh_pool()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint. Older ones are deleted when callbacks have added theirs (`StreamCallback.on_save`)."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # transformers would go by the clock
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
