@@ -246,8 +246,7 @@ class SAGETrainer(DPOTrainer):
         here on disk, under a key without the model, and read those of another model back.
         """
         self.precompute_ref_logps = bool(self.args.precompute_ref_log_probs)
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        return metrics
+        return dict(super().evaluate(*args, **kwargs))
 
     # -- TRL seams: checkpoints ------------------------------------------------------------------------------------
 
