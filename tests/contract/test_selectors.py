@@ -33,27 +33,16 @@ def variant(**changes: Any) -> SelectorSettings:
 VARIANTS = {
     **{name: variant(selector=name, keep_ratio=1.0 if name == "all" else 0.5) for name in SELECTORS},
     "lowest_margin, implicit": variant(selector="lowest_margin", margin="implicit"),
-    "lowest_margin, boundary": variant(selector="lowest_margin", boundary_width=0.5),
     "sage, implicit_normalized": variant(margin="implicit_normalized"),
     "sage, undamped": variant(damping=0.0),
     "sage, no signal": variant(use_gradient_signal=False),
     "sage, no curvature": variant(use_curvature=False),
     "sage, no informativeness": variant(use_informativeness=False),
     "sage, no normalisation": variant(length_normalized=False),
-    "sage, boundary": variant(boundary_width=0.5),
     "sage, global": variant(cut="global"),
-    "sage, drawn": variant(cut_temperature=0.5),
-    "lowest_margin, drawn": variant(selector="lowest_margin", cut_temperature=2.0),
-    "sage, partly random": variant(random_share=0.5),
-    "lowest_margin, partly random": variant(selector="lowest_margin", random_share=0.25),
 }
 every_selector = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
 scored = pytest.mark.parametrize("settings", [s for s in VARIANTS.values() if make_selector(s).needs_scores], ids=str)
-ranked = pytest.mark.parametrize(
-    "settings",
-    [s for s in VARIANTS.values() if make_selector(s).needs_scores and not (s.random_share or s.cut_temperature)],
-    ids=str,
-)
 N = 24
 
 
@@ -119,7 +108,7 @@ def test_one_candidate(settings: SelectorSettings) -> None:
 def test_strata_keep_their_share_under_the_stratum_cut(settings: SelectorSettings) -> None:
     strata = np.repeat([0, 1, 2], [12, 8, 4]).astype(np.int8)
     kept = choose(make_selector(settings), make_scores(), keep_of(settings, N), strata).kept
-    if settings.cut == "stratum" and settings.boundary_width == 0 and settings.selector != "all":
+    if settings.cut == "stratum" and settings.selector != "all":
         assert np.bincount(strata[kept]).tolist() == [6, 4, 2]
 
 
@@ -143,7 +132,7 @@ def test_what_a_selector_needs(settings: SelectorSettings) -> None:
     assert selector.needs_scores or not (selector.needs_reference or selector.needs_informativeness)
 
 
-@ranked
+@scored
 @pytest.mark.parametrize("strata", [None, make_strata()])
 def test_permuting_the_candidates_permutes_the_choice(settings: SelectorSettings, strata: np.ndarray | None) -> None:
     scores, order = make_scores(), np.random.default_rng(3).permutation(N)
@@ -152,17 +141,14 @@ def test_permuting_the_candidates_permutes_the_choice(settings: SelectorSettings
     assert sorted(order[shuffled].tolist()) == straight.tolist()
 
 
-@ranked
+@scored
 def test_ranking_explains_the_choice(settings: SelectorSettings) -> None:
     selection = choose(make_selector(settings), make_scores(), 9, None)
     ranking = selection.ranking
     assert all(
         getattr(ranking, f.name).shape == (N,) and getattr(ranking, f.name).dtype == float for f in fields(ranking)
     )
-    assert selection.filtered + 9 <= N
-    far = np.abs(ranking.margin) >= settings.boundary_width
-    rejected = np.setdiff1d(np.flatnonzero(far), selection.kept)
-    assert ranking.priority[selection.kept].min() >= ranking.priority[rejected].max()
+    assert ranking.priority[selection.kept].min() >= ranking.priority[~selection.mask].max()
 
 
 @scored
@@ -263,119 +249,6 @@ def test_damped_sage_weighs_informativeness() -> None:
     assert selection.ranking.utility[1] == pytest.approx(0.225 / 1.225)
 
 
-def test_boundary_filter_excludes_and_refills() -> None:
-    # margins -3, -0.1, 0.2, 4, width 1: two remain; keep 3 lets 0.2 back in and leaves -0.1 out
-    margins = np.array([-3.0, -0.1, 0.2, 4.0])
-    scores = CandidateScores(margins - 5, np.full(4, -5.0), np.ones(4), np.ones(4))
-    selector = make_selector(SelectorSettings(selector="lowest_margin", boundary_width=1.0, margin_temperature=1.0))
-    two, three = (choose(selector, scores, keep, None) for keep in (2, 3))
-    assert (two.kept.tolist(), two.filtered, two.refilled) == ([0, 3], 2, 0)
-    assert (three.kept.tolist(), three.filtered, three.refilled) == ([0, 2, 3], 1, 1)
-
-
-# Places filled at random
-
-with_share = pytest.mark.parametrize("selector", ["sage", "lowest_margin"])
-
-
-def kept_of(selector: str, keep: int, share: float, *, strata: np.ndarray | None = None, seed: int = 7) -> list[int]:
-    chosen = make_selector(variant(selector=selector, random_share=share))
-    return choose(chosen, make_scores(100), keep, strata, seed=seed).kept.tolist()
-
-
-@with_share
-def test_without_random_places_the_generator_does_not_matter(selector: str) -> None:
-    assert kept_of(selector, 40, 0.0, seed=1) == kept_of(selector, 40, 0.0, seed=2)
-
-
-@with_share
-def test_the_best_keep_the_places_that_are_not_random(selector: str) -> None:
-    best = set(kept_of(selector, 30, 0.0))
-    assert all(best < set(kept_of(selector, 40, 0.25, seed=seed)) for seed in range(20))
-
-
-@with_share
-def test_random_places_depend_on_the_generator_alone(selector: str) -> None:
-    assert kept_of(selector, 40, 0.25, seed=1) == kept_of(selector, 40, 0.25, seed=1)
-    assert kept_of(selector, 40, 0.25, seed=1) != kept_of(selector, 40, 0.25, seed=2)
-
-
-@pytest.mark.parametrize(
-    ("keep", "share", "at_random"),
-    [(40, 0.25, 10), (50, 0.29, 14), (3, 0.25, 0), (1, 0.99, 0), (10, 0.99, 9), (50, 0.1, 5)],
-)
-def test_random_places_are_the_share_rounded_down(keep: int, share: float, at_random: int) -> None:
-    by_rank = set(kept_of("lowest_margin", keep - at_random, 0.0))
-    runs = [set(kept_of("lowest_margin", keep, share, seed=seed)) for seed in range(200)]
-    assert {len(run) for run in runs} == {keep}
-    assert set.intersection(*runs) == by_rank
-
-
-def test_a_share_that_is_a_whole_number_of_places_is_not_rounded_down() -> None:
-    # 0.29 * 100 is 28.999999999999996 in floating point: 71 places by rank, 29 at random
-    selector, scores = make_selector(variant(selector="lowest_margin", random_share=0.29)), make_scores(300)
-    runs = [set(choose(selector, scores, 100, None, seed=seed).kept.tolist()) for seed in range(200)]
-    assert len(set.intersection(*runs)) == 71
-
-
-@pytest.mark.slow
-def test_random_places_are_uniform_over_the_rest() -> None:
-    selector, scores = make_selector(variant(selector="lowest_margin", random_share=0.5)), make_scores()
-    best = choose(make_selector(variant(selector="lowest_margin")), scores, 3, None).kept
-    counts = np.zeros(N)
-    for seed in range(4000):
-        counts[choose(selector, scores, 6, None, seed=seed).kept] += 1
-    assert (counts[best] == 4000).all()
-    rest = np.delete(counts, best)
-    assert np.abs(rest - 4000 * 3 / 21).max() < 110  # standard deviation 22
-
-
-def test_random_places_are_shared_among_the_strata_like_the_others() -> None:
-    # 12 of 24: 6 by rank as 3, 2, 1; 6 at random of the 9, 6, 3 that are left
-    strata = np.repeat([0, 1, 2], [12, 8, 4]).astype(np.int8)
-    selector = make_selector(variant(random_share=0.5))
-    for seed in range(20):
-        kept = choose(selector, make_scores(), 12, strata, seed=seed).kept
-        assert np.bincount(strata[kept]).tolist() == [6, 4, 2]
-
-
-def test_random_places_are_not_for_pairs_at_the_boundary() -> None:
-    # margins -4, -3, -0.1, 0.2, 3, 4, width 1: two of the four that pass by rank, one of the others at random
-    margins = np.array([-4.0, -3.0, -0.1, 0.2, 3.0, 4.0])
-    scores = CandidateScores(margins - 5, np.full(6, -5.0), np.ones(6), np.ones(6))
-    changes = {"selector": "lowest_margin", "boundary_width": 1.0, "random_share": 0.4}
-    runs = [choose(make_selector(variant(**changes)), scores, 3, None, seed=seed).kept.tolist() for seed in range(50)]
-    assert {tuple(run) for run in runs} == {(0, 1, 4), (0, 1, 5)}
-
-
-# Kept pairs drawn in proportion to the utility
-
-
-@pytest.mark.slow
-def test_one_drawn_pair_follows_the_utilities() -> None:
-    # sage with damping only (h = 0) and J = 1 has S = g^2 / lambda; S^(1/T) with T = 2 is proportional to g
-    changes = {"use_curvature": False, "use_informativeness": False, "cut_temperature": 2.0, "margin_temperature": 1.0}
-    selector = make_selector(variant(**changes))
-    scores = CandidateScores(np.array([-5.0, -4.0, -2.0]), np.full(3, -4.0), np.ones(3), np.ones(3))
-    signal = 1 / (1 + np.exp([-1.0, 0.0, 2.0]))
-    counts = np.zeros(3)
-    for seed in range(6000):
-        counts[choose(selector, scores, 1, None, seed=seed).kept] += 1
-    np.testing.assert_allclose(counts / 6000, signal / signal.sum(), atol=0.02)  # standard deviation 0.006
-
-
-def test_drawing_recovers_the_hard_cut_as_the_temperature_falls() -> None:
-    hard = choose(make_selector(variant()), make_scores(100), 40, None).kept.tolist()
-    cold = choose(make_selector(variant(cut_temperature=1e-9)), make_scores(100), 40, None).kept.tolist()
-    warm = choose(make_selector(variant(cut_temperature=5.0)), make_scores(100), 40, None).kept.tolist()
-    assert cold == hard != warm
-
-
-def test_drawing_leaves_the_ranking_as_it_is() -> None:
-    hard, drawn = (choose(make_selector(variant(cut_temperature=t)), make_scores(), 8, None) for t in (0.0, 3.0))
-    np.testing.assert_array_equal(hard.ranking.priority, drawn.ranking.priority)
-
-
 def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
     scores = make_scores()
     same = replace(scores, ref_chosen_logps=scores.chosen_logps, ref_rejected_logps=scores.rejected_logps)
@@ -394,10 +267,6 @@ def test_implicit_margin_is_all_ties_while_policy_equals_reference() -> None:
         ({"implicit_beta": 0.0}, r"implicit_beta: .*greater than 0 \(got 0.0\)"),
         ({"margin_temperature": -1.0}, r"margin_temperature: .*got -1.0"),
         ({"damping": float("nan")}, r"damping: .*got nan"),
-        ({"boundary_width": -0.1}, r"boundary_width: .*got -0.1"),
-        ({"cut_temperature": -1.0}, r"cut_temperature: .*got -1.0"),
-        ({"random_share": -0.1}, r"random_share: .*got -0.1"),
-        ({"random_share": 1.0}, r"random_share: .*less than 1 \(got 1.0\)"),
         ({"selector": "all"}, "selector is all with keep_ratio 0.5; set keep_ratio to 1.0"),
         ({"damping": 0.0, "use_curvature": False}, "set damping > 0"),
     ],

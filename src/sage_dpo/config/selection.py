@@ -58,22 +58,6 @@ class SelectorSettings(Section):
         allow_inf_nan=False,
         description="kappa, how much surer the policy is of an answer than its margin says; only with label_noise.",
     )
-    cut_temperature: float = Field(
-        0.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        description="T. Above 0 the kept pairs are drawn without replacement, with probability proportional to "
-        "exp(priority / T), for `sage` S^(1/T); 0 keeps the highest.",
-    )
-    random_share: float = Field(
-        0.0, ge=0.0, lt=1.0, description="Part of the kept places that is filled at random instead of by rank."
-    )
-    boundary_width: float = Field(
-        0.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        description="Pairs with abs(margin) below it are dropped before the cut; 0 switches the filter off.",
-    )
     gate: float | None = Field(
         None,
         allow_inf_nan=False,

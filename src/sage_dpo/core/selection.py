@@ -80,57 +80,6 @@ def select_top(
     return np.flatnonzero(is_kept)
 
 
-def perturb(priority: NDArray[Any], temperature: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Add Gumbel noise of scale `temperature`, so that the largest are a weighted sample without replacement.
-
-    The k largest of the result are distributed as k successive draws without replacement with probabilities
-    proportional to exp(priority / temperature).
-
-    Args:
-        priority: `[N]`, infinities allowed: -inf is drawn last.
-        temperature: > 0, in units of the priority.
-
-    Raises:
-        ValueError: temperature is not above 0.
-
-    Source: Gumbel-top-k, Kool et al. 2019 (arXiv:1903.06059). Its use here is ours, not the paper's.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, expected a number > 0")
-    noisy: NDArray[np.float64] = priority + temperature * rng.gumbel(size=priority.shape)
-    return noisy
-
-
-def boundary_filter(margins: NDArray[Any], width: float) -> NDArray[np.bool_]:
-    """Return which pairs are far enough from the decision boundary: abs(margin) >= width.
-
-    Raises:
-        ValueError: width is negative or NaN.
-        NumericalError: a margin is NaN.
-
-    Source: pairs at the boundary are unstable, says the paper. Interpretation: a filter on abs(m) is our reading.
-    """
-    if not width >= 0:
-        raise ValueError(f"boundary width is {width}, expected a number >= 0")
-    check_not_nan("margins", margins)
-    admitted: NDArray[np.bool_] = np.abs(margins) >= width
-    return admitted
-
-
-def admit_by_boundary(margins: NDArray[Any], width: float, keep: int) -> tuple[NDArray[np.bool_], int]:
-    """Return `boundary_filter`'s mask, widened so that at least `keep` pairs remain, and how many were let back in.
-
-    Those let back in are the filtered pairs of largest abs(margin), so the filter never starves the optimizer step.
-    Arguments and errors as for `boundary_filter` and `select_top`.
-    """
-    admitted = boundary_filter(margins, width)
-    missing = max(0, keep - int(admitted.sum()))
-    if missing:
-        outside = np.flatnonzero(~admitted)
-        admitted[outside[select_top(np.abs(margins[outside]), missing, tie_break=margins[outside])]] = True
-    return admitted, missing
-
-
 def gate_threshold(margins: NDArray[Any], quantile: float) -> float:
     """Return the margin m* above which a pair is shut: the given quantile of the untuned policy's absolute margins.
 

@@ -92,8 +92,6 @@ def selection_metrics(draw: Draw, selection: Selection, counts: TokenCounts) -> 
     is_kept = selection.mask
     metrics: dict[str, float] = {
         "kept_fraction": float(is_kept.mean()),
-        "filtered": selection.filtered,
-        "refilled": selection.refilled,
         "tokens_scored": counts.scored,
         "tokens_trained": counts.trained,
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sage_dpo.config import SelectorSettings
 from sage_dpo.core.margins import confidence_margin, implicit_margin, normalized_implicit_margin
-from sage_dpo.core.selection import admit_by_boundary, open_pairs, perturb, select_top
+from sage_dpo.core.selection import open_pairs, select_top
 from sage_dpo.core.utility import curvature, gradient_signal
 from sage_dpo.selectors.scores import Candidates, CandidateScores, Ranking, Selection
 
@@ -58,13 +58,11 @@ class Selector:
         raise NotImplementedError
 
     def select(self, candidates: Candidates, keep: int) -> Selection:
-        """Return which `keep` of the candidates to train on: gate, boundary filter, then the cut by priority.
+        """Return which `keep` of the candidates to train on: the gate, then the cut by priority.
 
         Of a gated step only the open candidates are cut, so that fewer than `keep` may be kept, or none. The cut is
         within strata or over the batch (`settings.cut`). Equal priorities go to the lower margin, then to the lower
-        index. With `settings.cut_temperature` the kept are drawn in proportion to exp(priority / temperature); with
-        `settings.random_share` that part of the places is filled at random from the rest. A ranking without margins is
-        cut by priority alone.
+        index; a ranking without margins is cut by priority and index.
 
         Raises:
             ValueError: not 1 <= keep <= N; errors of `rank`.
@@ -82,28 +80,14 @@ class Selector:
         codes = candidates.strata if self.settings.cut == "stratum" else None
         if candidates.gate is not None and ranking.margin is None:
             ranking = replace(margin_ranking(self.margin(candidates)), priority=ranking.priority)
-        if ranking.margin is None:
-            return Selection(select_top(ranking.priority, keep, strata=codes), ranking)
-        is_open = None if candidates.gate is None else open_pairs(ranking.margin, candidates.gate)
-        rows = np.arange(candidates.count) if is_open is None else np.flatnonzero(is_open)
-        keep = min(keep, rows.size)
-        if keep == 0:
-            return Selection(rows, ranking, is_open=is_open)
-        admitted, refilled = admit_by_boundary(ranking.margin[rows], self.settings.boundary_width, keep)
-        rows = rows[admitted]
+        margin = ranking.margin
+        if candidates.gate is None or margin is None:
+            return Selection(select_top(ranking.priority, keep, strata=codes, tie_break=margin), ranking)
+        is_open = open_pairs(margin, candidates.gate)
+        rows = np.flatnonzero(is_open)
         codes = None if codes is None else codes[rows]
-        priority = ranking.priority[rows]
-        if self.settings.cut_temperature:
-            priority = perturb(priority, self.settings.cut_temperature, candidates.rng)
-        at_random = int(self.settings.random_share * keep + 1e-9)  # 0.29 * 100 is 28.999999999999996
-        best = select_top(priority, keep - at_random, strata=codes, tie_break=ranking.margin[rows])
-        if at_random:
-            rest = np.setdiff1d(np.arange(rows.size), best)
-            noise = candidates.rng.random(rest.size)
-            drawn = select_top(noise, at_random, strata=None if codes is None else codes[rest])
-            best = np.sort(np.concatenate([best, rest[drawn]]))
-        filtered = int((~admitted).sum())
-        return Selection(rows[best], ranking, filtered=filtered, refilled=refilled, is_open=is_open)
+        best = select_top(ranking.priority[rows], min(keep, rows.size), strata=codes, tie_break=margin[rows])
+        return Selection(rows[best], ranking, is_open=is_open)
 
     def scores(self, candidates: Candidates) -> CandidateScores:
         """Return the candidates' scores; `ValueError` if there are none."""

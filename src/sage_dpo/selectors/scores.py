@@ -117,8 +117,8 @@ class Ranking:
 
     Attributes:
         priority: the largest are kept. Log-utility for `sage` (no overflow, hence no false ties).
-        margin: the margin used, scaled nats. It decides among equal priorities, lowest first, and the boundary filter
-            reads it. `None` where nothing was scored; then the others are `None` too, and logged as NaN.
+        margin: the margin used, scaled nats. It decides among equal priorities, lowest first, and the gate reads
+            it. `None` where nothing was scored; then the others are `None` too, and logged as NaN.
         gradient_signal, curvature, informativeness: g, h, J of docs/method.md (J = 1 when the selector ignores it).
         utility: what the selector maximises, for people and logs; finite (clamped to the float64 range).
     """
@@ -138,15 +138,11 @@ class Selection:
     Attributes:
         kept: sorted int64 indices into the candidates; as many as were asked for, or fewer.
         ranking: the numbers behind it.
-        filtered: how many candidates the boundary filter excluded from the cut.
-        refilled: how many it would have excluded but let back in, because fewer than wanted would have been left.
         is_open: `[N]`, which candidates the gate leaves open; `None` without a gate.
     """
 
     kept: NDArray[np.int64]
     ranking: Ranking
-    filtered: int = 0
-    refilled: int = 0
     is_open: NDArray[np.bool_] | None = None
 
     @property

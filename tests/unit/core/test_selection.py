@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_dpo.core.selection import (
-    admit_by_boundary,
-    boundary_filter,
-    gate_threshold,
-    kept_count,
-    open_pairs,
-    perturb,
-    select_top,
-)
+from sage_dpo.core.selection import gate_threshold, kept_count, open_pairs, select_top
 from sage_dpo.errors import NumericalError
 
 
@@ -28,26 +20,6 @@ def test_kept_count_by_hand() -> None:
 def test_keep_fraction_outside_its_range_is_rejected(fraction: float) -> None:
     with pytest.raises(ValueError, match="0 < fraction <= 1"):
         kept_count(10, fraction)
-
-
-def test_the_largest_two_after_perturbing_are_a_weighted_draw_without_replacement() -> None:
-    # weights 4, 2, 1 at temperature 1/2 of priorities log(w) / 2: P({0, 1}) = 4/7 * 2/3 + 2/7 * 4/5
-    rng = np.random.default_rng(0)
-    priority = np.log([4.0, 2.0, 1.0]) / 2
-    drawn = [tuple(select_top(perturb(priority, 0.5, rng), 2)) for _ in range(20_000)]
-    share = sum(pair == (0, 1) for pair in drawn) / len(drawn)
-    assert share == pytest.approx(4 / 7 * 2 / 3 + 2 / 7 * 4 / 5, abs=0.015)  # standard deviation 0.0035
-
-
-def test_minus_infinity_is_drawn_last() -> None:
-    priority = np.array([-np.inf, 0.0, -np.inf, -50.0])
-    assert all(set(select_top(perturb(priority, 1.0, np.random.default_rng(s)), 2)) == {1, 3} for s in range(50))
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_a_temperature_that_is_not_positive_is_rejected(temperature: float) -> None:
-    with pytest.raises(ValueError, match="expected a number > 0"):
-        perturb(np.zeros(3), temperature, np.random.default_rng(0))
 
 
 def test_global_cut_by_hand() -> None:
@@ -114,24 +86,6 @@ def test_invalid_sizes_are_rejected() -> None:
         select_top(np.array([0.0, 1.0]), 3)
     with pytest.raises(ValueError, match="strata have shape"):
         select_top(np.array([0.0, 1.0]), 1, strata=np.array([0]))
-
-
-def test_boundary_filter_by_hand() -> None:
-    margins = np.array([-2.0, -0.5, 0.0, 0.5, 1.0])
-    assert boundary_filter(margins, 0.5).tolist() == [True, True, False, True, True]
-    assert boundary_filter(margins, 0.0).all()
-    with pytest.raises(ValueError, match="boundary width is -1"):
-        boundary_filter(margins, -1.0)
-
-
-def test_boundary_filter_never_leaves_fewer_than_keep() -> None:
-    # width 1 admits -2 and 1 only; keep 4 lets the widest two of the others back in: -0.5 before 0.5, 0.5 before 0.1
-    margins = np.array([-2.0, -0.5, 0.1, 0.5, 1.0])
-    mask, refilled = admit_by_boundary(margins, 1.0, 4)
-    assert (mask.tolist(), refilled) == ([True, True, False, True, True], 2)
-    mask, refilled = admit_by_boundary(margins, 1.0, 3)
-    assert (mask.tolist(), refilled) == ([True, True, False, False, True], 1)
-    assert admit_by_boundary(margins, 1.0, 2)[1] == 0
 
 
 def test_ten_million_candidates_are_cut_in_seconds() -> None:
