@@ -40,12 +40,14 @@ def fill_tables(page: str, results: Path) -> str:
     def fill(block: re.Match[str]) -> str:
         opening, study, start, closing = block.groups()
         result = read_json(results / f"{study}.json")
-        tables = [_headlines(result)] if "token_ratio" in result else study_tables(result)
+        is_headlines = "token_ratio" in result
+        tables = [_headlines(result)] if is_headlines else study_tables(result)
         found = [table for table in tables if table.caption.startswith(start)]
         if not found:
             captions = [table.caption for table in tables]
             raise DataError(f"no table of study {study!r} has a caption that starts with {start!r}; it has {captions}")
-        return "\n".join([opening, *(render_markdown(table) for table in _joined(found, result)), closing])
+        shown = found if is_headlines else _joined(found, result)
+        return "\n".join([opening, *(render_markdown(table) for table in shown), closing])
 
     return _BLOCK.sub(fill, page)
 
