@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from sage_dpo.errors import DataError
-from sage_dpo.storage import write_json
+from sage_dpo.storage import read_json, write_json
 from sage_dpo.studies.headlines import HEADLINES, headlines
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 def arm(average: float, tokens: float) -> dict:
@@ -50,3 +52,7 @@ def test_results_that_do_not_fit_together_are_refused(tmp_path):
     write_studies(tmp_path, without="main/dpo_random")
     with pytest.raises(DataError, match="results of study 'main' have no 'dpo_random'"):
         headlines(tmp_path)
+
+
+def test_the_published_headlines_are_those_of_the_published_results():
+    assert read_json(RESULTS / "gate.json") == headlines(RESULTS)
