@@ -1,5 +1,5 @@
 # make quickstart   train four arms on the gym and compare them
-# make results      the table of a fixed pool with three seeds, about half an hour on two cores
+# make results      the table of a fixed pool with three seeds; a seed takes about ten minutes on one core
 # make test         every test, in the same environment
 # make test-fast    the tests that are not marked slow: single parts, contracts, invariants
 # make lint         ruff and mypy

@@ -83,7 +83,13 @@ class Arms:
 
     def ours(self, selector: str, *, watch: Callable[[SAGETrainer], None] | None = None, **changes: Any) -> SAGETrainer:
         ratio = 1.0 if selector == "all" else 0.5
-        settings = {"selector": selector, "keep_ratio": ratio, "stratified": selector == "sage", **changes}
+        settings = {
+            "selector": selector,
+            "keep_ratio": ratio,
+            "stratified": selector == "sage",
+            "gate_quantile": 1.0,
+            **changes,
+        }
         arguments = SAGEConfig(**self._arguments(round(CANDIDATES * ratio), score_token_budget=2048, **settings))
         trainer = SAGETrainer(POLICY, args=arguments, train_dataset=self.pairs, processing_class=self.tokenizer)
         if watch is not None:

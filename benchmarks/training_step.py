@@ -90,6 +90,7 @@ def make_sage(
         keep_ratio=keep_ratio,
         stratified=False,
         log_candidates=False,
+        gate_quantile=1.0,  # no gate: all pairs that are asked for are trained on
         **{"score_token_budget": 2048, **changes},
     )
     return SAGETrainer(args=SAGEConfig(**arguments), **_model_and_data(make_model, pairs, prompt_lengths))

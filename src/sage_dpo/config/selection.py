@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from sage_dpo.config.section import Section
 
-DEFAULT_GATE_QUANTILE = 0.5
+DEFAULT_GATE_QUANTILE = 0.5  # chosen on probes of a fixed pool; docs/log.md, "Gate"
 
 
 class SelectorSettings(Section):

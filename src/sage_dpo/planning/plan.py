@@ -170,6 +170,8 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
         f"assumed as well: padding {padding(config):g}, {100 * OCCUPANCY:.0f} % of a sampled batch's rows running, "
         f"{1000 * LAYER_CALL_S:g} ms to launch a layer, {1000 * VERIFICATION_CPU_S:g} ms of CPU to verify an answer"
     )
+    if any(config.arms[arm].train and config.for_arm(arm).selection.is_gated for arm in config.arms):
+        yield "gated arms are planned without their gate: it trains on fewer pairs, and may end training early"
     if config.training.score_max_age:
         yield "scoring is planned anew for every step; training.score_max_age will save some of it"
     if inputs.weight_bytes == 4:

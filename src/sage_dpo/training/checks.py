@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
+from torch import Tensor
 
-from sage_dpo.errors import ConfigError, DataError, EmptyPoolError
+from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
 from sage_dpo.selection.dataset import success_rate_column
 from sage_dpo.selection.source import PairSource
 from sage_dpo.training.config import SAGEConfig
@@ -57,4 +59,13 @@ def check_collated(inputs: Mapping[str, Any], examples: Sequence[Mapping[str, An
             f"data_collator changes {len(changed)} of {len(trained)} completions (first: number "
             f"{min(changed, default=0)} of the batch), but SAGE scores prompt_ids, chosen_ids and rejected_ids as they "
             "are in the data set; change the data set, or leave data_collator out"
+        )
+
+
+def check_loss(loss: Tensor, step: int) -> None:
+    """Raise `NumericalError` where a loss is NaN or infinite, whatever the selector scores."""
+    if not torch.isfinite(loss):
+        raise NumericalError(
+            f"the loss is {loss.item()} at step {step}; lower the learning rate, or use bf16 or float32 in place of "
+            "fp16"
         )

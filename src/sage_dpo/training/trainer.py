@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from sage_dpo.errors import EmptyPoolError, NumericalError, RunFolderError
+from sage_dpo.errors import EmptyPoolError, RunFolderError
 from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, save_state
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
@@ -33,7 +33,7 @@ from sage_dpo.selection.source import PairSource
 from sage_dpo.selection.stream import CandidateStream
 from sage_dpo.training.callback import StreamCallback
 from sage_dpo.training.card import PAPER
-from sage_dpo.training.checks import check_arguments, check_collated
+from sage_dpo.training.checks import check_arguments, check_collated, check_loss
 from sage_dpo.training.config import SAGEConfig, default_output_dir
 from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.sharding import ShardedScorer
@@ -223,11 +223,7 @@ class SAGETrainer(DPOTrainer):
         if _EMPTY in inputs:
             return torch.zeros((), device=self.args.device)
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
-            raise NumericalError(
-                f"the loss is {loss.item()} at step {self.state.global_step}; lower the learning rate, or use bf16 or "
-                "float32 in place of fp16"
-            )
+        check_loss(loss, self.state.global_step)
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
