@@ -134,22 +134,6 @@ class PairScorer:
             self.reference.add(completions, scores.logps)
         return CandidateScores.of_completions(scores.logps, scores.lengths, None)
 
-    def estimate_success_rates(self, pairs: Columns, *, temperature: float, step: int = 0) -> NDArray[np.float64]:
-        """Return `[N]` ranks of the pairs by confidence margin, a stand-in for success rates; one forward pass.
-
-        Args:
-            pairs: the whole pool.
-            temperature: tau of the margin, which does not change its rank.
-            step: optimizer steps done, for errors.
-
-        Raises:
-            NumericalError: as for `score`.
-        """
-        scores = self.survey(pairs, step=step, label="scoring the pool")
-        columns = ("chosen_logps", "rejected_logps", "chosen_lengths", "rejected_lengths")
-        values = (torch.from_numpy(scores.column(name, needed_for="the margin")) for name in columns)
-        return relative_success_rate(confidence_margin(*values, temperature=temperature).numpy())
-
     def _compute_reference(self, completions: Sequence[TokenizedCompletion]) -> NDArray[np.float64]:
         if self._models.keeps_reference:
             scores = self._models.score_reference(completions)
@@ -162,6 +146,18 @@ class PairScorer:
             )
         self.counts.reference += scores.tokens
         return scores.logps
+
+
+def estimate_success_rates(scores: CandidateScores, *, temperature: float) -> NDArray[np.float64]:
+    """Return `[N]` ranks of a whole pool's pairs by confidence margin, a stand-in for success rates.
+
+    Args:
+        scores: of the pool, N pairs.
+        temperature: tau of the margin, which does not change its rank.
+    """
+    columns = ("chosen_logps", "rejected_logps", "chosen_lengths", "rejected_lengths")
+    values = (torch.from_numpy(scores.column(name, needed_for="the margin")) for name in columns)
+    return relative_success_rate(confidence_margin(*values, temperature=temperature).numpy())
 
 
 def check_finite(logps: NDArray[np.float64], pairs: Columns, whose: str, step: int) -> None:

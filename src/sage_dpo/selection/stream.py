@@ -33,10 +33,10 @@ from sage_dpo.selection.log import CandidateLog, candidate_records, selection_me
 from sage_dpo.selection.microbatches import StepBatch, deal_microbatches
 from sage_dpo.selection.models import Models
 from sage_dpo.selection.pool import CandidatePool
-from sage_dpo.selection.scoring import Columns, PairScorer, TokenCounts, check_finite
+from sage_dpo.selection.scoring import Columns, PairScorer, TokenCounts, check_finite, estimate_success_rates
 from sage_dpo.selection.settings import StreamSettings
 from sage_dpo.selection.source import PairSource, PoolContents
-from sage_dpo.selectors import Candidates, make_selector
+from sage_dpo.selectors import Candidates, CandidateScores, make_selector
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,6 @@ class CandidateStream:
         self.log.rewind(0)
         contents = PoolContents(self._first, success_rate_column(self._first), competence=self._first_competence)
         metrics = self._enter(contents, version=0, step=0)
-        if self.gate.needs_calibration:
-            self.gate.calibrate(self._untuned_margins())
         if self.gate.threshold is not None:
             metrics["gate/threshold"] = self.gate.threshold
         if precompute_reference:  # after _enter, which may have met them already
@@ -269,20 +267,24 @@ class CandidateStream:
                 f"the pool holds {len(self.pairs)} pairs, fewer than the {self.settings.keep} trained on per step; "
                 "lower per_device_train_batch_size x gradient_accumulation_steps or add pairs"
             )
-        rates = contents.success_rates
+        rates, surveyed = contents.success_rates, None
         if rates is None and self.settings.pool.stratified:
-            temperature = self.settings.selector.margin_temperature
-            rates = self.scorer.estimate_success_rates(self.pairs[:], temperature=temperature, step=step)
+            surveyed = self.scorer.survey(self.pairs[:], step=step, label="scoring the pool")
+            rates = estimate_success_rates(surveyed, temperature=self.settings.selector.margin_temperature)
         self._set_pool(rates, version=version, competence=contents.competence)
         self.gate.reset()
+        if self.gate.needs_calibration:
+            self.gate.calibrate(self._margins(surveyed))
         return {**contents.metrics, **self.pool.metrics()}
 
-    def _untuned_margins(self) -> NDArray[np.float64]:
-        """Return the margins of a sample of the first pool."""
+    def _margins(self, surveyed: CandidateScores | None) -> NDArray[np.float64]:
+        """Return the margins of the pool's pairs; where none of them has been scored, of a sample."""
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.settings.seed, _GATE_STREAM))))
-        rows = np.sort(rng.permutation(len(self.pairs))[:CALIBRATION_PAIRS])
-        scores = self.scorer.survey(self.pairs[rows.tolist()], label="calibrating the gate")
-        return self.selector.margin(Candidates(len(rows), rng, scores)).numpy()
+        count = len(self.pairs)
+        if surveyed is None:
+            rows = np.sort(rng.permutation(count)[:CALIBRATION_PAIRS])
+            count, surveyed = len(rows), self.scorer.survey(self.pairs[rows.tolist()], label="calibrating the gate")
+        return self.selector.margin(Candidates(count, rng, surveyed)).numpy()
 
     def _set_pool(self, rates: NDArray[np.float64] | None, *, version: int, competence: float | None) -> None:
         self._success_rates = rates if self.settings.pool.stratified else None

@@ -9,7 +9,7 @@ from tests.support.tiny import make_tiny_model
 from sage_dpo.errors import DataError, NumericalError
 from sage_dpo.forward import as_completions, score_completions
 from sage_dpo.selection.models import LoadedModels
-from sage_dpo.selection.scoring import PairScorer, check_finite, pair_id
+from sage_dpo.selection.scoring import PairScorer, check_finite, estimate_success_rates, pair_id
 
 PAIRS = {
     "id": ["a", "b"],
@@ -59,7 +59,7 @@ def test_the_untrained_policy_is_the_reference_until_it_has_taken_a_step():
 
 def test_estimated_success_rates_are_ranks_and_serve_as_reference():
     pairs = scorer()
-    rates = pairs.estimate_success_rates(PAIRS, temperature=1.0)
+    rates = estimate_success_rates(pairs.survey(PAIRS, label="scoring"), temperature=1.0)
     assert rates.tolist() in ([0.25, 0.75], [0.75, 0.25])  # (rank - 1/2) / 2
     pairs.reference_logps(as_completions(PAIRS))
     assert pairs.counts.reference == 0

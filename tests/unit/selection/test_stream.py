@@ -357,6 +357,16 @@ def test_the_quantile_of_untuned_sureness_is_the_gate_whatever_tau_is():
     assert shares[0] == shares[1]
 
 
+def test_a_pool_that_was_scored_for_its_strata_is_not_scored_again_for_its_gate():
+    models = TableModels()
+    stream = make_stream(models, gate_quantile=0.5)  # stratified by rank: every pair is scored
+    stream.start()
+    assert [count for whose, count, _ in models.scored if whose == "policy"] == [2 * len(stream.pairs)]
+    sampled = make_stream(gate_quantile=0.5, pool={"stratified": False})  # 24 pairs: the sample is all of them
+    sampled.start()
+    assert stream.gate.threshold == sampled.gate.threshold
+
+
 def test_a_pool_is_spent_when_a_whole_pass_found_too_little_open():
     stream = make_stream(gate=-1e9, pool={"stratified": False})  # 24 pairs, 8 candidates a step
     stream.start()
