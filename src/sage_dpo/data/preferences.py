@@ -3,8 +3,9 @@
 Read as meant: text or messages on each side and for the prompt; `role`/`content` or ShareGPT's `from`/`value`; a single
 message; content in text parts; no content beside tool calls; `Human` and `Assistant`; the prompt once more at the start
 of both conversations, or, where every row of the data has it so, at the start of both texts; text for the prompt beside
-messages. Which column holds what is `fields` (see `sage_dpo.data.fields`). A column that belongs to the question is
-used or named in an error; it is never passed over.
+messages; a conversation beside the other answer to its last question (ms-swift). Which column holds what is `fields`
+(see `sage_dpo.data.fields`). A column that belongs to the question is used or named in an error; it is never passed
+over.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 _REQUIRED, _PROVENANCE = NAMES[:3], NAMES[6:]
 _OTHERS = ("tools", "chat_template_kwargs")  # TRL's, handed on as they are
-_QUESTIONS = ("question", "instruction", "query", "problem", "conversations", "conversation", "user", "input")
+_QUESTIONS = (
+    "question",
+    "instruction",
+    "query",
+    "problem",
+    "conversations",
+    "conversation",
+    "messages",
+    "user",
+    "input",
+)
+_ANSWERED = {"rejected_response": "messages", "rejected_messages": "messages"}
+"""ms-swift: the column of the rejected answer, and that of the conversation which ends with the chosen one."""
 _CONTEXT = {
     "system": "system",
     "system_prompt": "system",
@@ -49,8 +62,9 @@ class PreferenceReader:
     """
 
     def __init__(self, columns: Iterable[str], fields: Mapping[str, str | None] | None, source: str) -> None:
-        self._fields, self._columns = Fields(NAMES, fields), list(columns)
+        self._columns = list(columns)
         row = dict.fromkeys(self._columns)
+        self._fields = Fields(NAMES, {**_conventional(row), **(fields or {})})
         for name in ("chosen", "rejected"):
             if self._fields.column(name, row) not in row:
                 raise DataError(f"{source}: no column for {name!r}; it has {', '.join(row) or 'none'}. {remedy(name)}")
@@ -126,6 +140,18 @@ class PreferenceReader:
         return value if value and value.strip() else ""
 
 
+def _conventional(columns: Mapping[str, Any]) -> dict[str, str]:
+    """Return which columns are ours where a trainer's own names say it beyond doubt, and no column has our names."""
+    if {"chosen", "rejected"} & set(columns):
+        return {}
+    pairs = (
+        {"chosen": chosen, "rejected": rejected}
+        for rejected, chosen in _ANSWERED.items()
+        if {rejected, chosen} <= set(columns)
+    )
+    return next(pairs, {})
+
+
 def remedy(name: str, column: str = "COLUMN") -> str:
     """Say how a column is named, in Python, in a recipe and on the command line."""
     return (
@@ -182,6 +208,8 @@ def _conversation(
     prompt: Side | None, sides: dict[str, Side], place: str
 ) -> tuple[list[dict[str, Any]], dict[str, Side]]:
     """Return prompt and sides as messages, the prompt not repeated in the sides."""
+    if prompt is None:
+        prompt, sides = _answered(sides)
     chosen, rejected = (
         [{"role": "assistant", "content": side}] if isinstance(side, str) else side for side in sides.values()
     )
@@ -212,6 +240,14 @@ def _conversation(
                 "the prompt's, expected the assistant's answer; mend this row, or map another column"
             )
     return messages, {"chosen": chosen, "rejected": rejected}
+
+
+def _answered(sides: dict[str, Side]) -> tuple[Side | None, dict[str, Side]]:
+    """Take a text as the other answer to the last question of the conversation beside it."""
+    talks = [side for side in sides.values() if isinstance(side, list)]
+    if len(talks) != 1 or len(talks[0]) < 2 or talks[0][-1]["role"] != "assistant":
+        return None, sides
+    return talks[0][:-1], {name: side if isinstance(side, str) else side[-1:] for name, side in sides.items()}
 
 
 def success_rate(rate: Any, place: str) -> float | None:

@@ -110,6 +110,19 @@ def read(row: dict[str, Any], fields: dict[str, str | None] | None = None) -> di
             None,
             TALK,
         ),
+        # a conversation, and another answer to its last question (ms-swift)
+        (
+            {"messages": [SYSTEM, user(Q), assistant(GOOD)], "rejected_response": BAD},
+            None,
+            {**TALK, "prompt": [SYSTEM, user(Q)]},
+        ),
+        ({"messages": [user(Q), assistant(GOOD)], "rejected_messages": [user(Q), assistant(BAD)]}, None, TALK),
+        (
+            {"conversation": [user(Q), assistant(GOOD)], "other": BAD},
+            {"chosen": "conversation", "rejected": "other"},
+            TALK,
+        ),
+        ({"messages": [user(Q)], "chosen": assistant(GOOD), "rejected": assistant(BAD)}, {"prompt": "messages"}, TALK),
         # what stands beside
         ({**TEXTS, "success_rate": 0.25, "id": 7}, None, {**TEXTS, "success_rate": 0.25, "id": 7}),
         ({**TEXTS, "success_rate": float("nan")}, None, {**TEXTS, "success_rate": None}),
@@ -133,6 +146,8 @@ def test_a_row_is_read_as_meant(row: dict[str, Any], fields: Any, expected: dict
             "fields={'prompt': 'conversations'} (recipe: pairs.fi",
         ),
         ({"question": Q, "chosen": GOOD, "rejected": BAD}, "command line: --field prompt=question"),
+        ({"messages": [user(Q)], "chosen": GOOD, "rejected": BAD}, "no column for 'prompt', but messages, which would"),
+        ({"messages": [user(Q)], "rejected_response": BAD}, "no prompt, and chosen and rejected share no"),
         ({"prompt": Q, "chosen": GOOD, "no": BAD}, "d.jsonl: no column for 'rejected'; it has prompt, chosen, no."),
         (
             {**TEXTS, "initial_reason_steps": "Step 1"},
