@@ -2,21 +2,24 @@
 
 TRL pads the chosen and rejected sequences of a batch to its longest one. Here the model's forward pass takes such a
 batch apart, as `layout.py` decides, and puts the token log-probabilities back where TRL expects them: one forward call,
-one backward pass and, without dropout, the same numbers up to rounding; fewer tokens computed. Dropout is drawn once
-for a prompt that is run once.
+one backward pass and, without dropout, the same numbers up to rounding; fewer tokens computed. Dropout, and NEFTune's
+noise, are drawn once for a prompt that is run once.
 
 What this file does not know: losses and pairs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
@@ -72,15 +75,39 @@ def remove_padding(model: nn.Module, *, allows_groups: bool) -> None:
         )
         if layout.kind == "padded":
             return run(**kwargs)
-        results = []
+        results, padded = [], kwargs["input_ids"].shape[1]
         for members, segments in layout.passes:
             if segments is None:
-                results.append(_run_group(run, kwargs, members, int(lengths[members].max())))
+                longest = int(lengths[members].max())
+                with _noise_of_padded_rows(self, longest, padded):
+                    results.append(_run_group(run, kwargs, members, longest))
             else:
-                results.append(_run_in_one_row(run, kwargs, segments, segment_arguments(self, segments, device)))
-        return _merge(results, (len(lengths), kwargs["input_ids"].shape[1] - 1))
+                with _noise_of_padded_rows(self, sum(segment.length for segment in segments), padded):
+                    results.append(_run_in_one_row(run, kwargs, segments, segment_arguments(self, segments, device)))
+        return _merge(results, (len(lengths), padded - 1))
 
     base.forward = types.MethodType(compact, base)
+
+
+@contextlib.contextmanager
+def _noise_of_padded_rows(model: Any, width: int, padded: int) -> Iterator[None]:
+    """Give NEFTune's noise, alpha / sqrt(tokens of a row x embedding size), the size it has in the padded batch.
+
+    Args:
+        model: the one that runs.
+        width: tokens of the row, or rows, of this pass.
+        padded: of a row of the padded batch.
+    """
+    embeddings: Any = extract_model_from_parallel(model.get_input_embeddings())
+    alpha = getattr(embeddings, "neftune_noise_alpha", None)  # transformers' hook reads it there
+    if alpha is None:
+        yield
+        return
+    embeddings.neftune_noise_alpha = alpha * math.sqrt(width / padded)
+    try:
+        yield
+    finally:
+        embeddings.neftune_noise_alpha = alpha
 
 
 def _lengths(mask: Tensor | None) -> np.ndarray | None:

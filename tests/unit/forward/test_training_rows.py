@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tests.support.flash import FlashAttention, uses_flash_attention
 from tests.support.tiny import make_tiny_model
+from transformers.integrations import activate_neftune
 from trl.trainer.utils import add_fused_lm_head
 
 from sage_dpo.forward import prefix_sharing, training_rows
@@ -76,6 +77,35 @@ def test_values_and_gradients_of_shared_prompts_are_those_of_the_padded_batch(at
     # row 4 continues row 1, row 3 row 0, row 5 row 1: each runs all but the first four tokens
     assert count_rows(shared, batch) == [(1, 56 - 3 * 4)]
     check_values_and_gradients(plain, shared, batch)
+
+
+@pytest.mark.parametrize("layout", ["groups", "end to end", "shared prompts"])
+def test_embedding_noise_is_as_strong_as_in_the_padded_batch(layout, monkeypatch):
+    """NEFTune draws from +- alpha / sqrt(tokens of a row x embedding size)."""
+    batch = make_batch(**SHARED) if layout == "shared prompts" else make_batch(lengths=(40, 20, 30, 10))
+    if layout == "end to end":
+        FlashAttention().install(monkeypatch)
+    monkeypatch.setitem(training_rows.PADDING_LIMIT, "cpu", 0)
+    _, model = make_models()
+    if layout == "end to end":
+        uses_flash_attention(model)
+    drawn = []
+
+    def after_noise(module, inputs, output):
+        drawn.append((output - torch.nn.functional.embedding(inputs[0], module.weight)).detach())
+
+    handle = activate_neftune(model.train(), 3.0)
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_hook(after_noise)
+    model(**batch, fused_lm_head=True)
+    noise = torch.cat([values.flatten() for values in drawn])
+    rows, padded = batch["input_ids"].shape
+    bound = 3.0 / (padded * embeddings.embedding_dim) ** 0.5
+    assert sum(values[..., 0].numel() for values in drawn) < rows * padded
+    assert noise.abs().max().item() == pytest.approx(bound, rel=5e-3)
+    assert noise.std().item() == pytest.approx(bound / 3**0.5, rel=5e-2)
+    assert embeddings.neftune_noise_alpha == 3.0
+    handle.remove()
 
 
 @pytest.mark.parametrize("change", ["one token", "no labels", "twice the same", "prefix of another"])
