@@ -26,6 +26,9 @@ from sage_dpo.storage import read_json
 FIRST_POOL = "first-pool"
 """The pool of the untuned policy, which all arms share: its folder, its stage, its part of the seconds."""
 
+FIRST_PROBE = "first-probe"
+"""The stage that probes the untuned policy."""
+
 
 @dataclass(frozen=True)
 class PoolFolder:
@@ -36,6 +39,11 @@ class PoolFolder:
     @property
     def completions(self) -> Path:
         return self.root / "completions.parquet"
+
+    @property
+    def journal(self) -> Path:
+        """Completions as they come; deleted when the pool is complete."""
+        return self.root / "completions.partial.jsonl"
 
     @property
     def verdicts(self) -> Path:

@@ -146,6 +146,23 @@ def test_global_random_state_is_neither_read_nor_written(engine: RolloutEngine, 
         assert engine.sample(prompts, settings=SETTINGS, seed=1) == first
 
 
+def test_completions_are_handed_over_prompt_by_prompt(engine: RolloutEngine, prompts: list[RolloutPrompt]) -> None:
+    for settings in (SETTINGS, replace(SETTINGS, temperature=0.0, samples=2)):
+        kept: list[list[Any]] = []
+        completions = engine.sample(prompts, settings=settings, seed=1, keep=kept.append)
+        by_prompt = {part[0].problem_id: part for part in kept}
+        assert len(by_prompt) == len(kept) == len(prompts)
+        assert [completion for prompt in prompts for completion in by_prompt[prompt.problem_id]] == completions
+
+
+def test_a_failure_to_keep_ends_the_sampling(engine: RolloutEngine, prompts: list[RolloutPrompt]) -> None:
+    def full(_: Any) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        engine.sample(prompts, settings=SETTINGS, seed=1, keep=full)
+
+
 def test_no_prompts_give_no_completions(engine: RolloutEngine) -> None:
     assert engine.sample([], settings=SETTINGS, seed=1) == []
 

@@ -23,6 +23,7 @@ from sage_dpo.cli.options import (
     parse_fields,
     read_settings,
     require_suffix,
+    resumable,
     setting,
     write_result,
 )
@@ -96,10 +97,19 @@ def rollouts(
     from sage_dpo.records import Completion
     from sage_dpo.storage import write_records
 
-    completions = sample_completions(
-        problems_path, chosen.policy, chosen.rollouts, fields=fields, seed=chosen.seed, progress=not quiet
-    )
-    write_records(output, completions, Completion)
+    journal = output.with_name(f"{output.stem}.partial.jsonl")
+    with resumable():
+        completions = sample_completions(
+            problems_path,
+            chosen.policy,
+            chosen.rollouts,
+            fields=fields,
+            seed=chosen.seed,
+            progress=not quiet,
+            journal=journal,
+        )
+        write_records(output, completions, Completion)
+    journal.unlink()
     asked = len({completion.problem_id for completion in completions})
     finished = Counter(str(completion.finish_reason) for completion in completions)
     print(f"{len(completions)} completions of {asked} problems, {dict(finished)}: {output}")

@@ -18,6 +18,7 @@ from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts import sample_rollouts
 from sage_dpo.rules import success_rate, verdict_counts
 from sage_dpo.run_folder import PoolFolder
+from sage_dpo.selection.reference import model_fingerprint
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 from sage_dpo.verification import Verifier, requests_for
@@ -34,6 +35,8 @@ class RefreshInfo:
         prompt_tokens: tokens of their prompts, once per sample.
         competence: success rate over all completions; 0 without a known verdict.
         verdicts, exclusions: counts by kind and by reason.
+        policy: fingerprint of the policy that was asked.
+        pairs: how many were made.
     """
 
     version: int
@@ -44,6 +47,8 @@ class RefreshInfo:
     verdicts: dict[str, int]
     exclusions: dict[str, int]
     prompt_tokens: int = 0
+    policy: str = ""
+    pairs: int = 0
 
 
 class OnPolicySource:
@@ -76,11 +81,16 @@ class OnPolicySource:
         self._progress = progress
 
     def refresh(self, model: Any, *, version: int, step: int) -> PoolContents:
-        """Sample K completions a problem, verify, pair, store."""
-        started = time.perf_counter()
+        """Sample K completions a problem, verify, pair, store.
+
+        Completions are kept as they come, and a pool that is complete is read back where the same policy asks again.
+        """
         folder = self._folder(version)
+        policy = "" if model is None else model_fingerprint(model)
+        if folder.info.is_file() and (made := read_info(folder)).policy == policy and made.pairs:
+            return self.restore(version=version)
         problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
-        completions = sample_rollouts(
+        completions, seconds = sample_rollouts(
             problems,
             self._config.rollouts,
             model=model,
@@ -88,7 +98,10 @@ class OnPolicySource:
             seed=self._config.seed,
             policy_version=version,
             progress=self._progress,
+            journal=folder.journal,
+            policy=policy,
         )
+        started = time.perf_counter()
         write_records(folder.completions, completions, Completion)
         verdicts = self._verifier.verify(requests_for(problems, completions), progress=self._progress)
         write_records(folder.verdicts, verdicts, Verdict)
@@ -97,14 +110,17 @@ class OnPolicySource:
         info = RefreshInfo(
             version=version,
             step=step,
-            seconds=time.perf_counter() - started,
+            seconds=seconds + time.perf_counter() - started,
             generated_tokens=sum(len(c.token_ids) for c in completions),
             prompt_tokens=sum(len(c.prompt_ids) for c in completions),
             competence=success_rate(verdict.kind for verdict in verdicts) or 0.0,
             verdicts=verdict_counts(verdicts),
             exclusions=exclusions,
+            policy=policy,
+            pairs=len(pairs),
         )
         write_json(folder.info, asdict(info))  # what it cost counts, also when it made no pair
+        folder.journal.unlink(missing_ok=True)
         if failure is not None:
             raise failure
         return pool_contents(pairs, info)

@@ -8,6 +8,7 @@ where the last run ended. All arms start from the same policy and the same first
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ from sage_dpo.pipeline.summary import summarize
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.records import PreferencePair, Problem
 from sage_dpo.report import write_report
-from sage_dpo.run_folder import FIRST_POOL, PoolFolder, RunFolder, SuitesFolder
+from sage_dpo.run_folder import FIRST_POOL, FIRST_PROBE, PoolFolder, RunFolder, SuitesFolder
 from sage_dpo.storage import read_records, write_json, write_records
 from sage_dpo.verification import Verifier
 
@@ -82,7 +83,11 @@ class _Stages:
 
     def execute(self) -> None:
         self.manifest.stage("problems", self._problems)
-        self.manifest.stage(FIRST_POOL, self._first_pool)
+        untuned = functools.cache(lambda: load_model(self.config.policy))
+        self.manifest.stage(FIRST_POOL, lambda: self._first_pool(untuned))
+        if any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms):
+            self.manifest.stage(FIRST_PROBE, lambda: {"accuracy": self._probe(untuned())})
+        untuned.cache_clear()
         results = {}
         for name, settings in self.config.arms.items():
             self._announce(f"arm {name}")
@@ -113,27 +118,24 @@ class _Stages:
                 self._announce(f"{len(overlap)} {name} problems overlap the evaluation suites, see problems/")
         return info
 
-    def _first_pool(self) -> dict[str, Any]:
+    def _first_pool(self, untuned: Callable[[], Any]) -> dict[str, Any]:
         self._announce("first pool")
-        started = time.perf_counter()
         if isinstance(self.config.pairs, FixedPairSettings):
-            model, costs, info = None, Costs(), self._fixed_pool(self.config.pairs)
+            costs, info = self._fixed_pool(self.config.pairs)
         else:
-            model = load_model(self.config.policy)
-            costs, info = self._sampled_pool(model)
-        seconds = time.perf_counter() - started
-        costs += Costs(wall_s=seconds, wall_breakdown={FIRST_POOL: seconds})
-        is_probed = any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms)
-        accuracy = self._probe(load_model(self.config.policy) if model is None else model) if is_probed else None
-        return {**info, "costs": costs.as_dict(), "probe_accuracy": accuracy}
+            costs, info = self._sampled_pool(untuned())
+        return {**info, "costs": costs.as_dict()}
 
-    def _fixed_pool(self, fixed: FixedPairSettings) -> dict[str, Any]:
+    def _fixed_pool(self, fixed: FixedPairSettings) -> tuple[Costs, dict[str, Any]]:
+        started = time.perf_counter()
         data = load_preference_data(fixed.path, **fixed.model_dump(exclude={"kind", "path"}))
         build = tokenize_preferences(
             data, self.tokenizer, max_length=self.config.training.max_length, progress=self.progress
         )
         write_records(self.folder.first_pool.pairs, build.pairs, PreferencePair)
-        return {"pairs": len(build.pairs), "exclusions": build.counts}
+        seconds = time.perf_counter() - started
+        costs = Costs(wall_s=seconds, wall_breakdown={FIRST_POOL: seconds})
+        return costs, {"pairs": len(build.pairs), "exclusions": build.counts}
 
     def _sampled_pool(self, model: Any) -> tuple[Costs, dict[str, Any]]:
         pairs = self._source(self.config, lambda _: self.folder.first_pool).refresh(model, version=0, step=0).pairs
@@ -141,7 +143,13 @@ class _Stages:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         flops = forward_flops(made.generated_tokens + made.prompt_tokens, parameters)
         info = {"pairs": len(pairs), "exclusions": made.exclusions, "verdicts": made.verdicts}
-        return Costs(generated_tokens=made.generated_tokens, flops=flops), {**info, "competence": made.competence}
+        costs = Costs(
+            generated_tokens=made.generated_tokens,
+            flops=flops,
+            wall_s=made.seconds,
+            wall_breakdown={FIRST_POOL: made.seconds},
+        )
+        return costs, {**info, "competence": made.competence}
 
     def _train(self, arm: str) -> dict[str, Any]:
         config, folder = self.config.for_arm(arm), self.folder.arm(arm)
@@ -154,7 +162,7 @@ class _Stages:
             self.tokenizer,
             source=self._source(config, folder.refresh) if is_on_policy else None,
             probe=self._probe if config.training.probe_steps else None,
-            probe_at_start=first_pool["probe_accuracy"],
+            probe_at_start=self.manifest.info(FIRST_PROBE)["accuracy"] if config.training.probe_steps else None,
             competence=first_pool.get("competence"),
             evaluate=self._run_suites if self.suites else None,
             progress=self.progress,

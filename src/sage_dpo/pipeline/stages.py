@@ -23,6 +23,7 @@ from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.problems import deduplicate, load_problems, overlap_report
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts import sample_rollouts
+from sage_dpo.selection.reference import model_fingerprint
 from sage_dpo.storage import read_records, write_jsonl, write_records
 
 
@@ -60,12 +61,22 @@ def sample_completions(
     fields: Mapping[str, str | None],
     seed: int,
     progress: bool,
+    journal: Path | None = None,
 ) -> list[Completion]:
-    """Sample completions of the problems in a file."""
+    """Sample completions of the problems in a file; `journal` keeps them as they come (`sample_rollouts`)."""
     tokenizer = load_tokenizer(policy)
     problems = load_problems(path, fields=fields).problems
     model = None if isinstance(rollouts.engine, ServerEngineSettings) else load_model(policy)
-    return sample_rollouts(problems, rollouts, model=model, tokenizer=tokenizer, seed=seed, progress=progress)
+    return sample_rollouts(
+        problems,
+        rollouts,
+        model=model,
+        tokenizer=tokenizer,
+        seed=seed,
+        progress=progress,
+        journal=journal,
+        policy="" if model is None else model_fingerprint(model),
+    )[0]
 
 
 def combine_completions(

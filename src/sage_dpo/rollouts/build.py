@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_dpo import config
 from sage_dpo.records import Completion, Problem
-from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_prompts
+from sage_dpo.rollouts.engine import RolloutEngine, RolloutPrompt, SamplingParams, build_prompts
+from sage_dpo.rollouts.journal import CompletionJournal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,15 +45,60 @@ def sample_rollouts(
     seed: int,
     policy_version: int = 0,
     progress: bool = False,
-) -> list[Completion]:
-    """Ask the problems as a recipe says: prompts, engine, K completions each."""
+    journal: Path | None = None,
+    policy: str = "",
+) -> tuple[list[Completion], float]:
+    """Ask the problems as a recipe says: prompts, engine, K completions each.
+
+    Args:
+        problems: in the order wanted.
+        settings: of the recipe.
+        model, tokenizer: the policy; a served one needs no model.
+        seed, policy_version: of the sampling.
+        progress: show a progress bar.
+        journal: where completions are kept as they come, and taken over from an earlier attempt of the same job. The
+            caller deletes it when it has stored the whole. `None` keeps none.
+        policy: identifies the weights; a journal of others is not used.
+
+    Returns:
+        Completions by problem, then sample; seconds on the clock, those of earlier attempts included.
+    """
     prompts = build_prompts(
         problems, tokenizer, prompt_template=settings.prompt_template, system_prompt=settings.system_prompt
     )
-    return build_engine(settings.engine, model=model, tokenizer=tokenizer).sample(
-        prompts,
-        settings=SamplingParams.from_settings(settings),
-        seed=seed,
-        policy_version=policy_version,
-        progress=progress,
+    engine, params = (
+        build_engine(settings.engine, model=model, tokenizer=tokenizer),
+        SamplingParams.from_settings(settings),
     )
+    with CompletionJournal(journal, _key(prompts, settings, params, seed, policy_version, policy)) as kept:
+        missing = [prompt for prompt in prompts if prompt.problem_id not in kept.kept]
+        sampled = engine.sample(
+            missing, settings=params, seed=seed, policy_version=policy_version, progress=progress, keep=kept.add
+        )
+        by_problem = dict(kept.kept)
+        for completion in sampled:
+            by_problem.setdefault(completion.problem_id, []).append(completion)
+        return [completion for prompt in prompts for completion in by_problem[prompt.problem_id]], kept.seconds
+
+
+def _key(
+    prompts: Sequence[RolloutPrompt],
+    settings: config.RolloutSettings,
+    params: SamplingParams,
+    seed: int,
+    policy_version: int,
+    policy: str,
+) -> dict[str, Any]:
+    """Return everything that sampled completions depend on. Not where a server is reached, nor sizes of batches."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(f"{prompt.problem_id!r} {prompt.prompt_ids}\n".encode("utf-8", "surrogatepass"))
+    served = settings.engine.model if isinstance(settings.engine, config.ServerEngineSettings) else None
+    return {
+        "policy": policy,
+        "served_model": served,
+        "prompts": digest.hexdigest(),
+        "sampling": asdict(params),
+        "seed": seed,
+        "policy_version": policy_version,
+    }

@@ -6,7 +6,7 @@ An engine is anything with `sample`. A recipe names one in `rollouts.engine`; `b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +75,10 @@ class SamplingParams:
         return cls(**{name: getattr(settings, name) for name in names})
 
 
+Keep = Callable[[list[Completion]], object]
+"""Takes all completions of one prompt, in order of samples, as soon as they are there."""
+
+
 class RolloutEngine(Protocol):
     """Samples completions. Every engine passes tests/contract/test_engines.py."""
 
@@ -86,6 +90,7 @@ class RolloutEngine(Protocol):
         seed: int,
         policy_version: int = 0,
         progress: bool = False,
+        keep: Keep | None = None,
     ) -> list[Completion]:
         """Return `len(prompts) * settings.samples` completions, ordered by prompt, then sample.
 
@@ -95,6 +100,8 @@ class RolloutEngine(Protocol):
             seed: >= 0; the same seed gives the same completions, another seed others.
             policy_version: enters the randomness, so that a refresh draws anew, and is kept in the record.
             progress: show a progress bar.
+            keep: called once for each prompt when its completions are there, in any order of the prompts, from the
+                caller's thread; what it raises ends the sampling.
 
         Raises:
             DataError: a problem id occurs twice or a prompt is empty.

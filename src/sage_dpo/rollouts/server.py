@@ -16,7 +16,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from sage_dpo.config import redact_text
 from sage_dpo.errors import ConfigError, RolloutError
 from sage_dpo.records import Completion, FinishReason
-from sage_dpo.rollouts.engine import RolloutPrompt, SamplingParams, check_request
+from sage_dpo.rollouts.engine import Keep, RolloutPrompt, SamplingParams, check_request
 
 if TYPE_CHECKING:
     import httpx2
@@ -85,6 +85,7 @@ class ServerEngine:
         seed: int,
         policy_version: int = 0,
         progress: bool = False,
+        keep: Keep | None = None,
     ) -> list[Completion]:
         """Return completions ordered by prompt, then sample; see `RolloutEngine.sample`."""
         check_request(prompts, seed)
@@ -96,22 +97,27 @@ class ServerEngine:
             tqdm(total=len(prompts), desc="sampling", unit="prompt", disable=not progress) as progress_bar,
         ):
             bodies = [self._body(prompt, settings, seed, policy_version) for prompt in prompts]
-            futures = [threads.submit(self._post, client, *item) for item in zip(prompts, bodies, strict=True)]
-            completions: list[Completion] = []
+            futures = {
+                threads.submit(self._post, client, prompt, body): prompt
+                for prompt, body in zip(prompts, bodies, strict=True)
+            }
+            answered: dict[str, list[Completion]] = {}
             try:
-                for prompt, future in zip(prompts, futures, strict=True):
-                    answer, attempts = future.result()
+                for future in as_completed(futures):
+                    prompt, (answer, attempts) = futures[future], future.result()
                     self.counts.update(requests=attempts, retries=attempts - 1)
                     choices = _choices(answer, prompt, settings)
-                    completions += [
+                    answered[prompt.problem_id] = [
                         self._completion(prompt, sample, choice, policy_version)
                         for sample, choice in enumerate(choices)
                     ]
+                    if keep:
+                        keep(answered[prompt.problem_id])
                     progress_bar.update()
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
-        return completions
+        return [completion for prompt in prompts for completion in answered[prompt.problem_id]]
 
     def _body(self, prompt: RolloutPrompt, settings: SamplingParams, seed: int, policy_version: int) -> dict[str, Any]:
         return {

@@ -31,7 +31,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sage_dpo.errors import ConfigError, NumericalError
 from sage_dpo.records import Completion, FinishReason
-from sage_dpo.rollouts.engine import RolloutPrompt, SamplingParams, check_request
+from sage_dpo.rollouts.engine import Keep, RolloutPrompt, SamplingParams, check_request
 from sage_dpo.rollouts.sampling import RunningRows, build_processors, completion_uniforms
 
 _MIN_COMPACTED_ROWS = 16  # below it, another `generate` call costs more than the idle rows it removes
@@ -98,6 +98,7 @@ class TransformersEngine:
         seed: int,
         policy_version: int = 0,
         progress: bool = False,
+        keep: Keep | None = None,
     ) -> list[Completion]:
         """Return completions ordered by prompt, then sample; see `RolloutEngine.sample`."""
         check_request(prompts, seed)
@@ -118,6 +119,10 @@ class TransformersEngine:
                 batch, waiting = queue[: self.batch_size], queue[self.batch_size :]
                 self._decode(batch, request, may_defer=bool(waiting))
                 queue = sorted([*waiting, *(row for row in batch if not row.is_done)], key=len)
+                for start in sorted({row.index // samples * samples for row in batch}):
+                    siblings = rows[start : start + samples]
+                    if keep and all(row.is_done for row in siblings):  # the last of them in this batch
+                        keep(self._completions(siblings, policy_version, settings.copies))
         return self._completions(rows, policy_version, settings.copies)
 
     def _decode(self, batch: list[_Row], request: _Request, *, may_defer: bool) -> None:
