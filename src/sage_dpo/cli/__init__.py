@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sage_dpo import __version__
-from sage_dpo.cli import evaluation, gym, recipes, stages
+from sage_dpo.cli import builtin, evaluation, gym, recipes, stages
 from sage_dpo.cli.options import Resumable
 from sage_dpo.errors import SageError
 
@@ -44,6 +44,9 @@ gym_app = typer.Typer(help="The gym: a small reasoning world with known misconce
 gym_app.command("train")(gym.train)
 gym_app.command("problems")(gym.problems)
 app.add_typer(gym_app, name="gym")
+recipes_app = typer.Typer(invoke_without_command=True, callback=builtin.list_recipes)
+recipes_app.command("show")(builtin.show)
+app.add_typer(recipes_app, name="recipes")
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ from sage_dpo.cli.options import JsonPath, Quiet, RecipeOverrides, parse_list, p
 from sage_dpo.config import RunConfig, load_config
 from sage_dpo.config.page import settings_page
 
-RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, see recipes/.")]
+RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, or a name of `sage-dpo recipes`.")]
 
 
 @resumable()
@@ -39,7 +39,7 @@ def run(
 
 @resumable()
 def study(
-    recipe: Annotated[Path, typer.Argument(help="Study file, see recipes/studies/.")],
+    recipe: Annotated[Path, typer.Argument(help="Study file, or a name of `sage-dpo recipes`.")],
     output: Annotated[Path | None, typer.Option(help="Folder; default runs/studies/<name>.")] = None,
     workers: Annotated[int, typer.Option(help="Runs at a time; each gets a share of the CPU cores.", min=1)] = 1,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated, instead of the study's own.")] = None,
@@ -65,7 +65,7 @@ def study(
 
 @resumable()
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe with a `probe` section.")],
+    recipe: Annotated[Path, typer.Argument(help="As for `run`; with a `probe` section.")],
     learning_rates: Annotated[str, typer.Option(help="Comma-separated; every trained arm gets each of them.")],
     output: Annotated[Path | None, typer.Option(help="Folder of the tuning runs.")] = None,
     json_path: JsonPath = None,

@@ -8,6 +8,7 @@ What this package does not know: the fields of TRL's own trainer arguments. `tra
 `sage_dpo.training.SAGEConfig` as it is, and checked there before any work starts.
 """
 
+from sage_dpo.config.builtin import BuiltinRecipe, builtin_recipes, builtin_studies, find_recipe, find_study
 from sage_dpo.config.files import dump_config, load_config, parse_yaml, read_yaml, recorded_values
 from sage_dpo.config.recipe import ArmSettings, RunConfig
 from sage_dpo.config.sampling import (
@@ -42,6 +43,7 @@ from sage_dpo.config.training import (
 __all__ = [
     "ArmSettings",
     "BenchmarkSuiteSettings",
+    "BuiltinRecipe",
     "EngineSettings",
     "EvaluationSettings",
     "FileProblemSettings",
@@ -66,7 +68,11 @@ __all__ = [
     "TrainingSettings",
     "TransformersEngineSettings",
     "VerificationSettings",
+    "builtin_recipes",
+    "builtin_studies",
     "dump_config",
+    "find_recipe",
+    "find_study",
     "load_config",
     "parse_yaml",
     "read_yaml",

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from sage_dpo.config.builtin import find_recipe
 from sage_dpo.config.recipe import RunConfig
 from sage_dpo.config.secrets import redact
 from sage_dpo.config.section import set_dotted, validate
@@ -101,15 +102,13 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that comes with the package.
         overrides: dotted keys to values, applied before validation (`{"training.steps": 10}`).
 
     Raises:
         ConfigError: missing file, invalid YAML (with line), unknown key, invalid value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"recipe {str(path)!r} does not exist; give the path of a YAML file")
+    path = find_recipe(path)
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, expected a mapping of sections")

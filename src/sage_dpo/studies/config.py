@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sage_dpo.config import ArmSettings, Section, read_yaml, validate
+from sage_dpo.config import ArmSettings, Section, find_study, read_yaml, validate
 from sage_dpo.errors import ConfigError
 
 _NAME = r"^\w[\w.-]*$"
@@ -112,14 +112,12 @@ class StudyConfig(Section):
 
 
 def load_study(path: str | Path) -> StudyConfig:
-    """Read a study file.
+    """Read a study file, by its path or by the name of one that comes with the package.
 
     Raises:
         ConfigError: missing file, invalid YAML, unknown key or invalid value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"study {str(path)!r} does not exist; give the path of a YAML file, see recipes/studies/")
+    path = find_study(path)
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, expected a mapping of sections")

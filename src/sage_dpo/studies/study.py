@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_dpo.config import RunConfig, validate
+from sage_dpo.config import RunConfig, find_study, validate
 from sage_dpo.core.statistics import seed_interval
 from sage_dpo.costs import COSTS
 from sage_dpo.errors import DataError
@@ -34,7 +34,7 @@ def run_study(
     """Run a study, continuing an interrupted one, and write `results.json`, `table.md` and `index.html`.
 
     Args:
-        path: the study file.
+        path: the study file, or the name of a study that comes with the package.
         output: the study's folder; default `runs/studies/<name>`.
         workers: runs at a time.
         seeds: instead of the study's own.
@@ -53,7 +53,7 @@ def run_study(
             StudyConfig, {**study.model_dump(exclude_unset=True), "seeds": list(seeds)}, where=f"study {study.name}"
         )
     root = output or Path("runs") / "studies" / study.name
-    runs = expand(study, path.parent / study.recipe)
+    runs = expand(study, find_study(path).parent / study.recipe)
     if not report_only:
         execute(runs, root, workers=workers, progress=progress)
     return write_results(study, runs, root, source=path)
