@@ -60,6 +60,11 @@ def test_overrides_reach_nested_keys(tmp_path):
         ({"pool": {"hard_max": 0.8}}, "hard_max is 0.8, above easy_min 0.7"),
         ({"pool": {"schedule_start": [0.5, 0.2, 0.2], "schedule_end": [0, 0, 1]}}, "sum 0.9; expected"),
         ({"problems": None}, "add a `problems` section"),
+        (
+            {"problems": None, "pairs": {"kind": "fixed", "path": "p"}, "probe": {"kind": "held_out"}},
+            "held_out, a part",
+        ),
+        ({"problems": {"kind": "held_out"}}, "'held_out'"),
         ({"training": {"probe_steps": 5}}, "there is no `probe` section"),
         ({"training": {"patience": 2}}, "patience is 2, counted in probes, but training.probe_steps is 0"),
         ({"evaluation": {"at_best": True}}, "at_best is on, but training.probe_steps is 0"),

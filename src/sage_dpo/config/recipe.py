@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, model_validator
 
 from sage_dpo.config.sampling import (
+    HeldOutProblemSettings,
     OnPolicyPairSettings,
     PairSettings,
+    ProbeSettings,
     ProblemSettings,
     RolloutSettings,
     ServerEngineSettings,
@@ -37,8 +39,8 @@ class RunConfig(Section):
     output_dir: str = Field("runs", description="The run folder is `<output_dir>/<name>` unless `--output` names one.")
     policy: PolicySettings = Field(PolicySettings(), description="The policy to align.")
     problems: ProblemSettings | None = Field(None, description="Training problems; needed for pairs on policy.")
-    probe: ProblemSettings | None = Field(
-        None, description="Problems that are neither trained nor tested on; keys as in `problems`."
+    probe: ProbeSettings | None = Field(
+        None, description="Problems that are neither trained nor tested on; keys as in `problems`, or `held_out`."
     )
     rollouts: RolloutSettings = Field(RolloutSettings(), description="How completions are sampled.")
     verification: VerificationSettings = Field(VerificationSettings(), description="How answers are checked.")
@@ -58,6 +60,8 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         if self.problems is None and isinstance(self.pairs, OnPolicyPairSettings):
             raise ValueError("pairs.kind is on_policy, which samples from problems; add a `problems` section")
+        if self.problems is None and isinstance(self.probe, HeldOutProblemSettings):
+            raise ValueError("probe.kind is held_out, a part of `problems`, which there are none of; add that section")
         if self.subject is not None and self.subject not in self.arms:
             raise ValueError(f"subject is {self.subject!r}, expected one of the arms: {', '.join(self.arms)}")
         for arm in self.arms:

@@ -38,7 +38,29 @@ class FileProblemSettings(ProblemFileSettings):
     kind: Literal["file"] = Field(description="Which of the kinds.")
 
 
-ProblemSettings = Annotated[GymProblemSettings | FileProblemSettings, Field(discriminator="kind")]
+class SeveralFileProblemSettings(Section):
+    """Problems from several files together, in an order drawn by the seed."""
+
+    kind: Literal["files"] = Field(description="Which of the kinds.")
+    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], ProblemFileSettings] = Field(
+        min_length=1, description="Each file, by a name; its problems' ids begin with it."
+    )
+
+
+class HeldOutProblemSettings(Section):
+    """So many of the recipe's `problems`, drawn by the seed; they are not trained on."""
+
+    kind: Literal["held_out"] = Field(description="Which of the kinds.")
+    count: int = Field(256, ge=1, description="Number of problems.")
+
+
+ProblemSettings = Annotated[
+    GymProblemSettings | FileProblemSettings | SeveralFileProblemSettings, Field(discriminator="kind")
+]
+ProbeSettings = Annotated[
+    GymProblemSettings | FileProblemSettings | SeveralFileProblemSettings | HeldOutProblemSettings,
+    Field(discriminator="kind"),
+]
 
 
 class TransformersEngineSettings(Section):

@@ -103,7 +103,8 @@ class FileSuiteSettings(Section):
 
     kind: Literal["files"] = Field(description="Which of the kinds.")
     files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], ProblemFileSettings] = Field(
-        min_length=1, description="Each suite's file, by the suite's name, which is not a benchmark's."
+        min_length=1,
+        description="Each suite's file, by the suite's name, which is not a benchmark's; as `problems.files`.",
     )
 
 

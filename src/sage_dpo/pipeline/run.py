@@ -28,7 +28,7 @@ from sage_dpo.pipeline.best import keep_policies
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
 from sage_dpo.pipeline.policies import load_model, load_tokenizer, load_trained
 from sage_dpo.pipeline.processes import release_memory, require_one_process
-from sage_dpo.pipeline.sources import load_problem_source, load_suites
+from sage_dpo.pipeline.sources import load_recipe_problems, load_suites
 from sage_dpo.pipeline.summary import summarize
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.records import PreferencePair, Problem
@@ -105,10 +105,7 @@ class _Stages:
 
     def _problems(self) -> dict[str, Any]:
         info: dict[str, Any] = {}
-        for name, source in (("train", self.config.problems), ("probe", self.config.probe)):
-            if source is None:
-                continue
-            problems, excluded, digest = load_problem_source(source, seed=self.config.seed)
+        for name, (problems, excluded, digest) in load_recipe_problems(self.config).items():
             write_records(self.folder.problems(name), problems, Problem)
             self.manifest.record_data(f"problems/{name}", digest)
             overlap = [asdict(row) for row in overlap_report(problems, self.suites)]

@@ -3,31 +3,99 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sage_dpo.config import EvaluationSettings, FileSuiteSettings, GymProblemSettings, GymSuiteSettings, ProblemSettings
+from sage_dpo.config import (
+    EvaluationSettings,
+    FileProblemSettings,
+    FileSuiteSettings,
+    GymProblemSettings,
+    GymSuiteSettings,
+    HeldOutProblemSettings,
+    ProblemFileSettings,
+    ProblemSettings,
+    RunConfig,
+)
 from sage_dpo.errors import ConfigError
 from sage_dpo.records import Problem
 
 
-def load_problem_source(source: ProblemSettings, *, seed: int) -> tuple[list[Problem], dict[str, int], str]:
-    """Return a recipe's problems, what was excluded by reason, and a hash of what remained."""
-    excluded: dict[str, int] = {}
+class LoadedProblems(NamedTuple):
+    """Problems as they are used, what was excluded by reason, and a hash of what remained."""
+
+    problems: list[Problem]
+    excluded: dict[str, int]
+    digest: str
+
+
+def load_recipe_problems(config: RunConfig) -> dict[str, LoadedProblems]:
+    """Return a recipe's problems: `train`, and `probe` if it has any.
+
+    Raises:
+        ConfigError: nothing is left to train on beside what is held out.
+    """
+    sources = {"train": config.problems, "probe": config.probe}
+    held_out = sources.pop("probe") if isinstance(config.probe, HeldOutProblemSettings) else None
+    loaded = {
+        name: load_problem_source(source, seed=config.seed)  # type: ignore[arg-type]
+        for name, source in sources.items()
+        if source is not None
+    }
+    if isinstance(held_out, HeldOutProblemSettings):
+        train, excluded, _ = loaded["train"]
+        if held_out.count >= len(train):
+            raise ConfigError(
+                f"probe.count is {held_out.count:,}, and there are {len(train):,} problems in all; lower it, so that "
+                "some are left to train on"
+            )
+        chosen = {problem.id for problem in drawn(train, config.seed)[: held_out.count]}
+        loaded["train"] = _loaded([problem for problem in train if problem.id not in chosen], excluded)
+        loaded["probe"] = _loaded([problem for problem in train if problem.id in chosen], {})
+    return loaded
+
+
+def load_problem_source(source: ProblemSettings, *, seed: int) -> LoadedProblems:
+    """Return the problems of one section of a recipe."""
     if isinstance(source, GymProblemSettings):
         from sage_dpo.gym.world import generate_problems
 
-        problems = generate_problems(source.split, source.count, seed=seed, track=source.track)
-    else:
-        from sage_dpo.problems import deduplicate, load_problems
+        return _loaded(generate_problems(source.split, source.count, seed=seed, track=source.track), {})
+    if isinstance(source, FileProblemSettings):
+        return _loaded(*_read(source))
+    from sage_dpo.problems import deduplicate
 
-        loaded = load_problems(source.path, fields=source.fields)
-        unique = deduplicate(loaded.problems)
-        problems, excluded = list(unique.problems), {**loaded.counts, **unique.counts}
-        problems = problems[: source.limit]
-    digest = hashlib.sha256("\n".join(f"{p.id}\t{p.problem}\t{p.answer}" for p in problems).encode()).hexdigest()
-    return problems, excluded, digest
+    excluded: Counter[str] = Counter()
+    everything: list[Problem] = []
+    for name, file in source.files.items():
+        problems, counts = _read(file)
+        everything += [replace(problem, id=f"{name}/{problem.id}") for problem in problems]
+        excluded.update(counts)
+    unique = deduplicate(everything)
+    excluded.update(unique.counts)
+    return _loaded(drawn(unique.problems, seed), dict(excluded))
+
+
+def drawn(problems: Sequence[Problem], seed: int) -> list[Problem]:
+    """Return the problems in an order drawn by the seed, in which one problem more or less moves no other."""
+    return sorted(problems, key=lambda problem: hashlib.sha256(f"{seed}/{problem.id}".encode()).digest())
+
+
+def _read(file: ProblemFileSettings) -> tuple[list[Problem], dict[str, int]]:
+    """Return the problems of one file without duplicates, the first so many, and what was excluded."""
+    from sage_dpo.problems import deduplicate, load_problems
+
+    loaded = load_problems(file.path, fields=file.fields)
+    unique = deduplicate(loaded.problems)
+    return list(unique.problems)[: file.limit], {**loaded.counts, **unique.counts}
+
+
+def _loaded(problems: list[Problem], excluded: dict[str, int]) -> LoadedProblems:
+    text = "\n".join(f"{problem.id}\t{problem.problem}\t{problem.answer}" for problem in problems)
+    return LoadedProblems(problems, excluded, hashlib.sha256(text.encode()).hexdigest())
 
 
 def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]:

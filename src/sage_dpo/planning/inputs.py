@@ -18,7 +18,10 @@ from sage_dpo.config import (
     FileProblemSettings,
     FileSuiteSettings,
     FixedPairSettings,
+    GymProblemSettings,
+    HeldOutProblemSettings,
     PolicySettings,
+    ProblemFileSettings,
     ProblemSettings,
     RunConfig,
 )
@@ -83,7 +86,10 @@ def gather_inputs(config: RunConfig, given: Given) -> Inputs:
     shape, weight_bytes, note = _given_shape(config.policy, given) or _configured_shape(config.policy)
     notes = [note]
     problems = _load_problems(config.problems, config.seed)
+    probe = _probe_count(config)
     count = _problem_count(config.problems, given, problems)
+    if isinstance(config.probe, HeldOutProblemSettings):
+        count = max(1, count - probe)
     pool, has_success_rates = None, True
     if isinstance(config.pairs, FixedPairSettings):
         pairs = config.pairs
@@ -95,7 +101,6 @@ def gather_inputs(config: RunConfig, given: Given) -> Inputs:
     else:
         lengths, length_notes = sampled_lengths(config, given, problems)
         notes += length_notes
-    probe = _size(config.probe, _load_problems(config.probe, config.seed))
     if config.probe is not None and not probe:
         notes.append("probe: its problems are not here and have no limit, so they are not counted")
     suites = suite_names(config.evaluation) if config.evaluation is not None else []
@@ -178,10 +183,10 @@ def read_model_shape(policy: PolicySettings) -> tuple[ModelShape, str]:
 
 
 def _load_problems(source: ProblemSettings | None, seed: int) -> list[Problem]:
-    """Return the problems if they are generated or lie in a local file, else none."""
-    if source is None or (isinstance(source, FileProblemSettings) and not Path(source.path).exists()):
+    """Return the problems if they are generated or lie in local files, else none."""
+    if source is None or not all(Path(file.path).exists() for file in _files(source)):
         return []
-    return load_problem_source(source, seed=seed)[0]
+    return load_problem_source(source, seed=seed).problems
 
 
 def _problem_count(source: ProblemSettings | None, given: Given, problems: list[Problem]) -> int:
@@ -189,17 +194,30 @@ def _problem_count(source: ProblemSettings | None, given: Given, problems: list[
         return 0
     count = given.problems or _size(source, problems)
     if not count:
-        assert isinstance(source, FileProblemSettings)
+        missing = ", ".join(repr(file.path) for file in _files(source) if not Path(file.path).exists())
         raise ConfigError(
-            f"problems file {source.path!r} does not exist, so their number is not known; give it with --problems, or "
-            "the file with --set problems.path=FILE"
+            f"problems file {missing} does not exist, so their number is not known; give it with --problems, or the "
+            "file with --set problems.path=FILE"
         )
     return count
 
 
-def _size(source: ProblemSettings | None, problems: list[Problem]) -> int:
-    """Return the number of loaded problems, else the limit of a file that is not here, else 0."""
-    return len(problems) or (source.limit if isinstance(source, FileProblemSettings) and source.limit else 0)
+def _probe_count(config: RunConfig) -> int:
+    if isinstance(config.probe, HeldOutProblemSettings):
+        return config.probe.count
+    return 0 if config.probe is None else _size(config.probe, _load_problems(config.probe, config.seed))
+
+
+def _size(source: ProblemSettings, problems: list[Problem]) -> int:
+    """Return the number of loaded problems, else the limits of files that are not here, else 0."""
+    limits = [file.limit for file in _files(source)]
+    return len(problems) or (sum(limit for limit in limits if limit) if all(limits) else 0)
+
+
+def _files(source: ProblemSettings) -> list[ProblemFileSettings]:
+    if isinstance(source, GymProblemSettings):
+        return []
+    return [source] if isinstance(source, FileProblemSettings) else list(source.files.values())
 
 
 def _suite_size(name: str, evaluation: EvaluationSettings | None) -> SuiteSize:

@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 
-from sage_dpo.config import EvaluationSettings, FileProblemSettings, GymProblemSettings, validate
+from sage_dpo.config import EvaluationSettings, FileProblemSettings, GymProblemSettings, RunConfig, validate
 from sage_dpo.errors import ConfigError
 from sage_dpo.evaluation import BENCHMARKS
 from sage_dpo.gym.suites import suites_of
 from sage_dpo.gym.world import generate_problems
-from sage_dpo.pipeline.sources import load_problem_source, load_suites, suite_names, suites_by_name
+from sage_dpo.pipeline.sources import (
+    drawn,
+    load_problem_source,
+    load_recipe_problems,
+    load_suites,
+    suite_names,
+    suites_by_name,
+)
 from sage_dpo.storage import write_jsonl
 
 ROWS = [
@@ -44,6 +51,67 @@ def test_problems_of_a_file_are_deduplicated_counted_and_then_limited(tmp_path: 
     assert excluded == {"empty_answer": 1, "duplicate": 1}
     write_jsonl(tmp_path / "p.jsonl", [*ROWS[:3], {**ROWS[3], "answer": "7"}])
     assert load_problem_source(source, seed=0)[2] != digest  # an answer that was mended is other data
+
+
+MORE = [
+    {"problem": "5 + 5?", "solution": "It is \\boxed{10}."},
+    {"problem": "3 + 3?", "solution": "It is \\boxed{6}."},  # as "d" of the other file
+    {"problem": "6 + 6?", "solution": "It is \\boxed{}."},
+    {"problem": "7 + 7?", "solution": "It is \\boxed{14}."},
+]
+
+
+def several(folder: Path, **limits: int) -> dict[str, Any]:
+    write_jsonl(folder / "p.jsonl", ROWS)
+    write_jsonl(folder / "q.jsonl", MORE)
+    files = {
+        "first": {"path": str(folder / "p.jsonl"), "fields": {"problem": "question"}},
+        "second": {"path": str(folder / "q.jsonl"), "fields": {"answer": "last_box(solution)"}},
+    }
+    for name, limit in limits.items():
+        files[name]["limit"] = limit
+    return {"kind": "files", "files": files}
+
+
+def recipe(**sections: Any) -> RunConfig:
+    return validate(RunConfig, {"name": "x", "problems": {"kind": "gym", "count": 9}, **sections})
+
+
+def test_several_files_are_read_each_with_its_fields_and_mixed_by_the_seed(tmp_path: Path) -> None:
+    loaded = load_recipe_problems(recipe(problems=several(tmp_path)))["train"]
+    answers = {problem.id: problem.answer for problem in loaded.problems}
+    assert answers == {"first/a": "2", "first/d": "6", "first/e": "8", "second/row-1": "10", "second/row-4": "14"}
+    assert loaded.excluded == {"empty_answer": 2, "duplicate": 2}
+    orders = [
+        [
+            problem.id
+            for problem in load_recipe_problems(recipe(problems=several(tmp_path), seed=seed))["train"].problems
+        ]
+        for seed in range(8)
+    ]
+    assert all(sorted(order) == sorted(answers) for order in orders)
+    assert len({tuple(order) for order in orders}) > 4
+    limited = load_recipe_problems(recipe(problems=several(tmp_path, first=1, second=3)))["train"]
+    assert {problem.id for problem in limited.problems} == {"first/a", "second/row-1", "second/row-2", "second/row-4"}
+    kept = [problem.id for problem in loaded.problems if problem.id != "first/e"]
+    assert [p.id for p in drawn([p for p in loaded.problems if p.id != "first/e"], 0)] == kept  # no other one moves
+
+
+def test_held_out_problems_are_drawn_by_the_seed_and_not_trained_on(tmp_path: Path) -> None:
+    everything = {problem.id for problem in load_recipe_problems(recipe())["train"].problems}
+    probes = set()
+    for seed in range(6):
+        sections = load_recipe_problems(
+            recipe(probe={"kind": "held_out", "count": 3}, problems=several(tmp_path), seed=seed)
+        )
+        train, probe = ({problem.id for problem in sections[name].problems} for name in ("train", "probe"))
+        assert (len(train), len(probe), train & probe) == (2, 3, set())
+        probes.add(frozenset(probe))
+    assert len(probes) > 1
+    gym = load_recipe_problems(recipe(probe={"kind": "held_out", "count": 4}))
+    assert {problem.id for name in ("train", "probe") for problem in gym[name].problems} == everything
+    with pytest.raises(ConfigError, match=r"probe\.count is 9, and there are 9 problems in all; lower it"):
+        load_recipe_problems(recipe(probe={"kind": "held_out", "count": 9}))
 
 
 def test_suites_are_loaded_under_their_names() -> None:

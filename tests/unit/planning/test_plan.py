@@ -155,6 +155,29 @@ def test_fixed_pairs_are_measured_not_sampled() -> None:
     assert any("measured on 256 of 327" in note for note in result.notes)
 
 
+def test_held_out_problems_are_probed_and_not_sampled_from() -> None:
+    config = recipe({"probe": {"kind": "held_out", "count": 100}})
+    inputs = gather_inputs(config, Given())
+    assert (inputs.problems, inputs.probe) == (320 - 100, 100)
+    assert gather_inputs(config, Given(problems=1000)).problems == 900
+
+
+def test_several_files_count_together_and_those_that_are_missing_are_named(tmp_path: Path) -> None:
+    problem = {"problem": "1 + 1?", "answer": "2"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n" + json.dumps({**problem, "problem": "?"}) + "\n")
+    files = {name: {"path": str(tmp_path / name)} for name in ("p.jsonl", "q.jsonl")}
+    config = recipe({"problems": {"kind": "files", "files": files}})
+    with pytest.raises(ConfigError, match=r"problems file '[^']*q\.jsonl' does not exist"):
+        gather_inputs(config, Given(prompt_tokens=10))
+    assert gather_inputs(config, Given(prompt_tokens=10, problems=7)).problems == 7
+    limited = {name: {**file, "limit": 5} for name, file in files.items()}
+    assert (
+        gather_inputs(recipe({"problems": {"kind": "files", "files": limited}}), Given(prompt_tokens=1)).problems == 10
+    )
+    (tmp_path / "q.jsonl").write_text(json.dumps({**problem, "problem": "?"}) + "\n")
+    assert gather_inputs(config, Given()).problems == 2
+
+
 def test_strata_without_success_rates_cost_a_pass_over_the_pool() -> None:
     overrides = {
         "policy.lora": None, "pairs.path": str(ROOT / "examples" / "preferences.jsonl"), "policy.path": "gym:S",
