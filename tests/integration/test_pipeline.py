@@ -21,7 +21,6 @@ from sage_dpo.errors import ConfigError, EmptyPoolError, RunFolderError
 from sage_dpo.pipeline.run import run
 from sage_dpo.pipeline.tune import tune
 from sage_dpo.records import PairScore
-from sage_dpo.selection.checkpoint import last_complete_checkpoint
 from sage_dpo.storage import read_json, read_jsonl, read_records, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -157,17 +156,6 @@ def test_killed_and_started_again_equals_uninterrupted(how, finished, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same_run(finished, folder)
-
-
-def test_half_written_checkpoints_are_not_used(tmp_path):
-    for step, state in ((1, '{"global_step": 1}'), (2, '{"global_st'), (3, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "sage_state.json").write_text("{}")
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
-    assert last_complete_checkpoint(tmp_path, also=["clock.json"]) is None
 
 
 def test_unknown_trainer_keys_are_refused_before_any_work(tmp_path):

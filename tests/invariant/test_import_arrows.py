@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sage_dpo"
 
-FOUNDATION = {"records", "errors", "config", "storage", "rules", "costs", "run_folder", "manifest", "data"}
+FOUNDATION = {"records", "errors", "config", "storage", "rules", "costs", "run_folder", "manifest", "data", "digests"}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
@@ -19,9 +19,10 @@ ALLOWED = {
     "storage": {"errors"},
     "rules": {"records"},
     "costs": set(),
+    "digests": set(),
     "data": {"errors", "storage", "rules"},
     "run_folder": {"storage"},
-    "manifest": {"errors", "storage", "run_folder"},
+    "manifest": {"errors", "storage", "run_folder", "digests"},
     "core": {"errors", "records"},
     "problems": FOUNDATION | {"core"},
     "rollouts": FOUNDATION | {"core"},

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from sage_dpo.config import RunConfig
 from sage_dpo.errors import ConfigError
-from sage_dpo.pipeline.clock import CLOCK, Clock, Evaluate, Probe
+from sage_dpo.pipeline.clock import Clock, Evaluate, Probe
 from sage_dpo.pipeline.on_policy import OnPolicySource
 from sage_dpo.pipeline.policies import lora_config, model_arguments, policy_path
 from sage_dpo.records import PairScore
@@ -66,7 +66,7 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
-    checkpoint = last_complete_checkpoint(folder.checkpoints, also=[CLOCK])
+    checkpoint = last_complete_checkpoint(folder.checkpoints)
     clock = Clock(trainer, config, folder, probe, evaluate, checkpoint)
     # Before the trainer's own: a refresh after this step is for later steps, and no cost of what is measured now.
     trainer.callback_handler.callbacks.insert(0, clock)

@@ -66,9 +66,13 @@ class BestProbe:
     def state_dict(self) -> dict[str, Any]:
         return {"found": self.found, "last_step": self.last_step, "waited": self._waited}
 
-    def on_checkpoint(self) -> None:
-        """A checkpoint with this state is complete: an attempt that goes on from it needs no older policy."""
-        self._resumed_from = {self.found["step"]} if self.found else set()
+    def on_checkpoint(self, others: Collection[int]) -> None:
+        """A checkpoint with this state is complete: an attempt goes on from it or from one of the others.
+
+        Args:
+            others: steps of the best probes that the other checkpoints know.
+        """
+        self._resumed_from = {*others, *({self.found["step"]} if self.found else ())}
         keep_policies(self._folder, self._resumed_from)
 
 

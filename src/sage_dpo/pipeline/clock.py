@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from sage_dpo.config import RunConfig
 from sage_dpo.core.flops import policy_flops
 from sage_dpo.costs import Costs
+from sage_dpo.errors import DataError
 from sage_dpo.pipeline.best import BestProbe
 from sage_dpo.pipeline.on_policy import read_info
 from sage_dpo.run_folder import ArmFolder, SuitesFolder
@@ -135,9 +137,19 @@ class Clock(TrainerCallback):
             "stop_reason": self._trainer.stop_reason,
         }
         write_json(Path(args.output_dir, f"checkpoint-{state.global_step}", CLOCK), content)
-        self.best.on_checkpoint()
+        self.best.on_checkpoint(_best_steps(Path(args.output_dir)))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._every and state.global_step > self.best.last_step:  # ended by itself, between two probes
             self._trainer.log(self._measure(state.global_step, is_last=True))
         self._total = time.perf_counter() - self._started
+
+
+def _best_steps(checkpoints: Path) -> set[int]:
+    """Return the steps of the best probes that checkpoints know."""
+    steps = set()
+    for path in checkpoints.glob(f"checkpoint-*/{CLOCK}"):
+        with contextlib.suppress(DataError):  # a damaged one is not resumed from
+            found = read_json(path)["best"]["found"]
+            steps |= {found["step"]} if found else set()
+    return steps

@@ -4,22 +4,29 @@ checkpoint-<step>/sage_state.json            pool cursors, counters, settings
 checkpoint-<step>/sage_success_rates.npy     if the pool is stratified
 checkpoint-<step>/sage_reference.npz         reference log-probabilities
 checkpoint-<step>/sage_scores.npz            scores that may still be used again
+checkpoint-<step>/complete.json              written last: size and hash of every file, those of callbacks included
+
+A checkpoint without `complete.json` was not written to its end; one whose files are others than it says is damaged.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sage_dpo.errors import RunFolderError
+from sage_dpo.digests import changed_files, digest_files
+from sage_dpo.errors import DataError, RunFolderError
 from sage_dpo.storage import atomic_path, read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 _STATE, _RATES = "sage_state.json", "sage_success_rates.npy"
+_COMPLETE = "complete.json"
 _TABLES = {"reference": "sage_reference.npz", "scores": "sage_scores.npz"}
 
 
@@ -61,28 +68,76 @@ def load_state(folder: str | Path) -> dict[str, Any]:
     return state
 
 
-def last_complete_checkpoint(folder: str | Path, *, also: Sequence[str] = ()) -> Path | None:
-    """Return the newest checkpoint that was written to its end, or `None`.
+def mark_incomplete(checkpoint: str | Path) -> None:
+    """Take the mark away from a checkpoint that is about to be written anew."""
+    (Path(checkpoint) / _COMPLETE).unlink(missing_ok=True)
 
-    transformers writes `trainer_state.json` last and not atomically, so it must be there and be whole. Callbacks write
-    after it: `also` names the files of theirs that must be there.
+
+def mark_complete(checkpoint: str | Path) -> None:
+    """Say that a checkpoint has been written to its end, and what its files hold."""
+    checkpoint = Path(checkpoint)
+    mark_incomplete(checkpoint)
+    write_json(checkpoint / _COMPLETE, {"files": digest_files(checkpoint, [checkpoint])})
+
+
+def damage(checkpoint: str | Path) -> str | None:
+    """Return why a checkpoint cannot be resumed from, or `None`."""
+    checkpoint = Path(checkpoint)
+    if not (checkpoint / _COMPLETE).is_file():
+        return f"it was not written to its end (no {_COMPLETE})"
+    try:
+        changed = changed_files(checkpoint, read_json(checkpoint / _COMPLETE)["files"])
+    except (DataError, KeyError, TypeError, AttributeError):
+        return f"{_COMPLETE} is damaged"
+    return "; ".join(f"{name} {what}" for name, what in changed.items()) or None
+
+
+def last_complete_checkpoint(folder: str | Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end and is not damaged, or `None`; others are warned of."""
+    steps = _by_step(folder)
+    for step in sorted(steps, reverse=True):
+        reason = damage(steps[step])
+        if reason is None and (steps[step] / _STATE).is_file():
+            return steps[step]
+        logger.warning(f"{steps[step]} is passed over: {reason or f'it has no {_STATE}'}")
+    return None
+
+
+def checkpoint_to_resume(asked: str | bool | None, folder: str | Path) -> str | None:
+    """Return the checkpoint that training goes on from, `None` for a new start.
+
+    Args:
+        asked: a path, or `True` for the newest usable one of `folder`.
+        folder: of the checkpoints.
+
+    Raises:
+        RunFolderError: there is none, or the one that is named is damaged.
     """
+    if asked is True:
+        found = last_complete_checkpoint(folder)
+        if found is None:
+            raise RunFolderError(f"no complete checkpoint in {folder}; train without resuming")
+        return str(found)
+    if not asked:
+        return None
+    reason = damage(asked) if (Path(asked) / _STATE).is_file() else None  # without: `load_state` says what is wrong
+    if reason is not None:
+        raise RunFolderError(
+            f"checkpoint {asked} cannot be resumed from: {reason}; resume from another one (True takes the newest that "
+            "is whole), or start anew"
+        )
+    return asked
 
-    def is_complete(path: Path) -> bool:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return all((path / name).is_file() for name in (_STATE, *also))
 
-    checkpoints = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
-    return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+def _by_step(folder: str | Path) -> dict[int, Path]:
+    return {int(path.name.removeprefix("checkpoint-")): path for path in Path(folder).glob("checkpoint-*[0-9]")}
 
 
 def delete_older_checkpoints(folder: str | Path, *, step: int, keep: int, best: str | None = None) -> None:
-    """Delete the checkpoints before the newest `keep` of those up to `step`, by step and not by the clock.
+    """Delete the checkpoints before the newest `keep` complete ones up to `step`, by step and not by the clock.
 
-    A checkpoint of a later step, left by an earlier run, is neither counted nor deleted.
+    What was left half-written or half-deleted before them goes, too. A checkpoint of a later step, left by an earlier
+    run, is neither counted nor deleted.
 
     Args:
         folder: of the checkpoints.
@@ -90,8 +145,10 @@ def delete_older_checkpoints(folder: str | Path, *, step: int, keep: int, best: 
         keep: how many stay, at least one.
         best: path of one that stays in any case.
     """
-    steps = {int(path.name.removeprefix("checkpoint-")): path for path in Path(folder).glob("checkpoint-*[0-9]")}
-    for old in sorted(at for at in steps if at <= step)[: -max(keep, 1)]:
+    steps = _by_step(folder)
+    done = sorted(at for at in steps if at <= step and (steps[at] / _COMPLETE).is_file())
+    kept = set(done[-max(keep, 1) :])
+    for old in (at for at in sorted(steps) if at <= step and at not in kept):
         if best is None or Path(best).resolve() != steps[old].resolve():
-            (steps[old] / "trainer_state.json").unlink(missing_ok=True)  # killed here, it is no complete one any more
+            mark_incomplete(steps[old])  # killed from here on, it is none to resume from
             shutil.rmtree(steps[old], ignore_errors=True)

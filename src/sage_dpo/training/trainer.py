@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from sage_dpo.errors import EmptyPoolError, RunFolderError
+from sage_dpo.errors import EmptyPoolError
 from sage_dpo.forward.training_rows import remove_padding
-from sage_dpo.selection.checkpoint import last_complete_checkpoint, load_state, save_state
+from sage_dpo.selection.checkpoint import checkpoint_to_resume, load_state, mark_incomplete, save_state
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
 from sage_dpo.selection.log import CandidateLog
 from sage_dpo.selection.scoring import TokenCounts
@@ -36,6 +36,7 @@ from sage_dpo.training.card import PAPER
 from sage_dpo.training.checks import check_arguments, check_collated, check_loss
 from sage_dpo.training.config import SAGEConfig, default_output_dir
 from sage_dpo.training.models import TrainerModels
+from sage_dpo.training.resume import counters_state, restore_counters
 from sage_dpo.training.sharding import ShardedScorer
 
 logger = get_logger(__name__)
@@ -236,10 +237,8 @@ class SAGETrainer(DPOTrainer):
         return weight * super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate as TRL does.
-
-        Unless asked to, nothing is precomputed: TRL would store the reference log-probabilities of a data set given
-        here on disk, under a key without the model, and read those of another model back.
+        """Evaluate as TRL does; nothing is precomputed unless asked to: TRL would store the reference log-probabilities
+        of a data set given here on disk, under a key without the model, and read those of another model back.
         """
         self.precompute_ref_logps = bool(self.args.precompute_ref_log_probs)
         return dict(super().evaluate(*args, **kwargs))
@@ -248,13 +247,15 @@ class SAGETrainer(DPOTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues bit for bit, pool and reference log-probabilities included."""
-        if resume_from_checkpoint is True:
-            found = last_complete_checkpoint(str(self.args.output_dir))
-            if found is None:
-                raise RunFolderError(f"no complete checkpoint in {self.args.output_dir}; train without resuming")
-            resume_from_checkpoint = str(found)
-        self._resume_path = resume_from_checkpoint or None
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._resume_path = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
+        result: Any = super().train(self._resume_path, *args, **kwargs)
+        return result._replace(training_loss=result.metrics["train_loss"])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as TRL does; the mean loss of the training is over all attempts, where transformers' is over the last."""
+        if "train_loss" in logs:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        super().log(logs, *args, **kwargs)
 
     def start_stream(self) -> None:
         """Build the pool before the first step, or restore it."""
@@ -263,7 +264,7 @@ class SAGETrainer(DPOTrainer):
             return
         state = load_state(self._resume_path)
         self.stream.load_state_dict(state, step=self.state.global_step)
-        self._total_train_tokens = state["trl_tokens"]
+        restore_counters(self, state)
 
     def refresh_pool(self) -> None:
         """Refresh the pool with the policy as it is now."""
@@ -284,6 +285,8 @@ class SAGETrainer(DPOTrainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Write a checkpoint. Older ones are deleted when callbacks have added theirs (`StreamCallback.on_save`)."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # transformers would go by the clock
+        if self.args.should_save:
+            mark_incomplete(Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}"))
         try:
             super()._save_checkpoint(*args, **kwargs)
         finally:
@@ -291,7 +294,7 @@ class SAGETrainer(DPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        counters = counters_state(self)
         if self.accelerator.is_main_process:
             self.stream.log.flush()
-            # TRL's own counter, which TRL does not save
-            save_state(output_dir, {**self.stream.state_dict(), "trl_tokens": self._total_train_tokens})
+            save_state(output_dir, {**self.stream.state_dict(), **counters})

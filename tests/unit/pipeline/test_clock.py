@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -172,6 +173,9 @@ def test_a_resumed_arm_has_the_best_of_its_checkpoint_whatever_came_after_it(arm
     assert resumed.best.found is not None
     assert (resumed.best.found["step"], resumed.best.found["probe_accuracy"]) == (1, 0.5)
     checkpoint(after(resumed, 3, 4), arm, 4)
+    assert list(arm.best_policies()) == [1, 3]  # checkpoint 1 is still there to go on from
+    shutil.rmtree(saved)
+    checkpoint(resumed, arm, 5)
     assert list(arm.best_policies()) == [3]
 
 
