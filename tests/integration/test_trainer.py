@@ -338,8 +338,6 @@ def test_wrong_arguments_are_refused_with_the_remedy(policy_folder, tmp_path):
         SAGETrainer(
             policy_folder, args=make_arguments(tmp_path), train_dataset=make_preferences().to_iterable_dataset()
         )
-    with pytest.raises(ConfigError, match="sync_ref_model"):
-        make_arguments(tmp_path, sync_ref_model=True)
 
 
 def test_evaluation_data_gets_a_reference_too(policy_folder, tmp_path):

@@ -36,7 +36,7 @@ def read_preferences(
         dataset: text or messages as `sage_dpo.data.preferences` reads them, or token ids.
         tokenizer: of the policy.
         fields: which columns hold what.
-        name: of the data set, as TRL has it: `train`, `eval`, or the key of one of several.
+        name: what a message calls the data set.
         max_length: longest prompt + completion in tokens; texts that are surely longer are not tokenized at all.
 
     Raises:
@@ -44,7 +44,6 @@ def read_preferences(
         DataError: a row that cannot be read as meant, or token ids that are not the tokenizer's.
         ConfigError: the tokenizer lacks an end token or a chat template, or its template drops what a row holds.
     """
-    name = f"{name}_dataset" if name in ("train", "eval") else f"eval_dataset[{name!r}]"
     if set(TOKENS) <= set(dataset.column_names):
         for number, row in enumerate(dataset.select_columns(list(TOKENS))):
             for column in TOKENS:
@@ -112,7 +111,7 @@ def trainable_rows(
     for row in dataset.select_columns(list(TOKEN_COLUMNS)):
         marks.update(doubled_marks(tokenizer, *(row[column] for column in TOKEN_COLUMNS)))
     for mark, count in marks.items():
-        _logger.warning(f"{count} of {len(dataset)} {name} pairs have {mark}; text and tokenizer both write it")
+        _logger.warning(f"{count} of {len(dataset)} pairs of {name} have {mark}; text and tokenizer both write it")
     return usable_rows(dataset, max_length, tokenizer.eos_token_id)
 
 

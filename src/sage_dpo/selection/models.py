@@ -19,7 +19,7 @@ class Models(Protocol):
 
     @property
     def reference_fingerprint(self) -> str:
-        """Identifies the reference (`reference.model_fingerprint`)."""
+        """Identifies the reference as it is now (`reference.model_fingerprint`)."""
 
     @property
     def keeps_reference(self) -> bool:

@@ -55,15 +55,24 @@ class PairScorer:
 
     Attributes:
         counts: tokens and pairs so far.
-        reference: log-probabilities under the reference, each completion once.
         memory: young scores.
     """
 
     def __init__(self, models: Models, *, max_age: int = 0) -> None:
         self.counts = TokenCounts()
-        self.reference = ReferenceCache(models.reference_fingerprint)
+        self._reference = ReferenceCache(models.reference_fingerprint)
         self.memory = ScoreMemory(max_age)
         self._models = models
+
+    @property
+    def reference(self) -> ReferenceCache:
+        """Log-probabilities under the reference as it is now, each completion once; it forgets those of before a move.
+
+        To be asked for on all processes.
+        """
+        if self._reference.fingerprint != (fingerprint := self._models.reference_fingerprint):
+            self._reference = ReferenceCache(fingerprint)
+        return self._reference
 
     @property
     def policy_is_reference(self) -> bool:

@@ -92,11 +92,6 @@ class SAGEConfig(DPOConfig):
                 "auto_find_batch_size would change how many pairs a step keeps; set it to False and lower "
                 "per_device_train_batch_size by hand"
             )
-        if self.sync_ref_model:
-            raise ConfigError(
-                "sync_ref_model moves the reference during training, so log-probabilities cached per completion would "
-                "be stale; set sync_ref_model to False"
-            )
         if self.ld_alpha is not None:
             raise ConfigError(
                 "ld_alpha re-weights reference log-probabilities by pair, which SAGE caches by "

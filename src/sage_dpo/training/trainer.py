@@ -11,7 +11,6 @@ import copy
 import itertools
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,8 @@ from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from sage_dpo.errors import EmptyPoolError
 from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.selection.checkpoint import checkpoint_to_resume, load_state, mark_incomplete, save_state
-from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
 from sage_dpo.selection.log import CandidateLog
 from sage_dpo.selection.scoring import TokenCounts
 from sage_dpo.selection.source import PairSource
@@ -35,7 +32,9 @@ from sage_dpo.training.callback import StreamCallback
 from sage_dpo.training.card import PAPER
 from sage_dpo.training.checks import check_arguments, check_collated, check_loss
 from sage_dpo.training.config import SAGEConfig, default_output_dir
+from sage_dpo.training.data import DataSets
 from sage_dpo.training.models import TrainerModels
+from sage_dpo.training.moving_reference import ReferenceHandler, check_moving, load_moved, save_moved
 from sage_dpo.training.resume import counters_state, restore_counters
 from sage_dpo.training.sharding import ShardedScorer
 
@@ -88,7 +87,7 @@ class SAGETrainer(DPOTrainer):
     ) -> None:
         args = SAGEConfig(default_output_dir(model)) if args is None else args
         check_arguments(args, train_dataset, pair_source)
-        self._excluded: dict[str, dict[str, int]] = {}
+        self._data = DataSets(args)
         super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
         if hasattr(self.data_collator, "max_length"):
             self.data_collator.max_length = None  # over-long pairs are excluded; nothing may be cut
@@ -105,10 +104,18 @@ class SAGETrainer(DPOTrainer):
             is_sharded=is_sharded,
             progress=not args.disable_tqdm,
         )
+        self._models = TrainerModels(self, scorer, has_own_reference=ref_model is not None)
+        check_moving(
+            self.callback_handler.callbacks,
+            args,
+            keeps_reference=self._models.keeps_reference,
+            is_sharded=is_sharded,
+        )
+        self.callback_handler = ReferenceHandler(self)
         is_logged = args.log_candidates and self.accelerator.is_main_process
         self.stream = CandidateStream(
             self.train_dataset,
-            TrainerModels(self, scorer, has_own_reference=ref_model is not None),
+            self._models,
             args.stream_settings(
                 keep=self.keep_count,
                 eos_token_id=self._tokenizer.eos_token_id,
@@ -117,7 +124,7 @@ class SAGETrainer(DPOTrainer):
             ),
             source=pair_source,
             competence=competence,
-            exclusions=self._excluded.get("train"),
+            exclusions=self._data.exclusions.get("train"),
             log=CandidateLog(Path(str(args.output_dir), "candidates") if is_logged else None),
         )
         self._resume_path: str | None = None
@@ -148,8 +155,8 @@ class SAGETrainer(DPOTrainer):
 
     @property
     def exclusions(self) -> dict[str, dict[str, int]]:
-        """Pairs excluded from each data set, by reason; from the training data also those of refreshes."""
-        return {**self._excluded, "train": self.stream.exclusions}
+        """Pairs excluded by data set (`train`, `eval`, `eval_<name>`) and reason; from `train` also at refreshes."""
+        return {**self._data.exclusions, "train": self.stream.exclusions}
 
     def log_metric(self, name: str, value: float) -> None:
         """Add a number to what is logged next; several between two logs are averaged."""
@@ -169,29 +176,20 @@ class SAGETrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         """Tokenize as TRL does, but exclude and count what TRL would cut or drop without a word."""
-        dataset, unread = read_preferences(dataset, self._tokenizer, args.fields, dataset_name, args.max_length)
-        if not set(TOKEN_COLUMNS) <= set(dataset.column_names):
-            whole = copy.copy(args)
-            whole.max_length = None
-            dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
-        rows, excluded = trainable_rows(dataset, args.max_length, self._tokenizer, dataset_name)
-        dataset = dataset.select(rows) if excluded else dataset
-        self._excluded[dataset_name] = excluded = dict(Counter(unread) + Counter(excluded))
-        if excluded:
-            logger.warning(
-                f"excluded from the {dataset_name} data: {excluded}; {len(dataset)} pairs remain. "
-                f"For over-long pairs raise max_length (now {args.max_length})."
-            )
-        if len(dataset) == 0:
-            raise EmptyPoolError(
-                f"no usable pair in the {dataset_name} data, excluded: {excluded}; "
-                f"raise max_length (now {args.max_length}) or check the data"
-            )
-        return dataset
+        whole = copy.copy(args)
+        whole.max_length = None
+        prepare = super()._prepare_dataset
+        return self._data.prepare(
+            dataset, dataset_name, self._tokenizer, lambda data: prepare(data, processing_class, whole, dataset_name)
+        )
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Leave the training data to the stream, which is faster and survives a resume."""
-        return dataset if name == "train" else super()._precompute_ref_logps(dataset, name, batch_size)
+        return (
+            dataset
+            if name == "train" and dataset is self.train_dataset
+            else super()._precompute_ref_logps(dataset, name, batch_size)
+        )
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader of tickets, one per microbatch: the loop's clock does not depend on the pool's length."""
@@ -259,9 +257,11 @@ class SAGETrainer(DPOTrainer):
 
     def start_stream(self) -> None:
         """Build the pool before the first step, or restore it."""
+        self._models.weights.begin()
         if self._resume_path is None:
             self._log_selection(self.stream.start(precompute_reference=self.args.precompute_ref_log_probs))
             return
+        load_moved(self._resume_path, self._models.weights, self.callback_handler.callbacks)
         state = load_state(self._resume_path)
         self.stream.load_state_dict(state, step=self.state.global_step)
         restore_counters(self, state)
@@ -294,7 +294,9 @@ class SAGETrainer(DPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        counters = counters_state(self)
+        state = {**self.stream.state_dict(), **counters_state(self)}
+        moved = self._models.weights.state_dict() if self._models.has_moved else None
         if self.accelerator.is_main_process:
             self.stream.log.flush()
-            save_state(output_dir, {**self.stream.state_dict(), **counters})
+            save_moved(output_dir, moved, self.callback_handler.callbacks)
+            save_state(output_dir, state)

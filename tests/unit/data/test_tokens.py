@@ -28,9 +28,9 @@ def test_a_text_that_is_surely_too_long_is_not_tokenized(monkeypatch: pytest.Mon
 
 
 def test_the_trainer_excludes_it_too(tiny_tokenizer: Any) -> None:
-    data, counts = read_preferences(Dataset.from_list(ROWS), tiny_tokenizer, None, "train", max_length=8)
+    data, counts = read_preferences(Dataset.from_list(ROWS), tiny_tokenizer, None, "train_dataset", max_length=8)
     assert (len(data), counts) == (1, {"longer than max_length": 1})
-    assert len(read_preferences(Dataset.from_list(ROWS), tiny_tokenizer, None, "train")[0]) == 2
+    assert len(read_preferences(Dataset.from_list(ROWS), tiny_tokenizer, None, "train_dataset")[0]) == 2
 
 
 def test_the_bound_never_excludes_what_could_fit(tiny_tokenizer: Any) -> None:
@@ -53,5 +53,5 @@ def test_marks_that_text_and_tokenizer_both_write_are_counted(caplog: Any) -> No
         "two end tokens behind a completion",
     ]
     data = Dataset.from_list([dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), pair, strict=True))])
-    assert trainable_rows(data, None, tokenizer, "train") == ([0], {})
-    assert "1 of 1 train pairs have two begin tokens before the prompt" in caplog.text
+    assert trainable_rows(data, None, tokenizer, "train_dataset") == ([0], {})
+    assert "1 of 1 pairs of train_dataset have two begin tokens before the prompt" in caplog.text

@@ -58,13 +58,13 @@ TALK = {side: [{"role": "assistant", "content": text}] for side, text in TEXTS.i
 
 
 def read(rows: list[dict[str, Any]], tokenizer: Any, fields: dict[str, str | None] | None = None) -> Dataset:
-    return read_preferences(Dataset.from_list(rows), tokenizer, fields, "train")[0]
+    return read_preferences(Dataset.from_list(rows), tokenizer, fields, "train_dataset")[0]
 
 
 def test_data_in_trls_form_is_left_alone(tiny_tokenizer: Any) -> None:
     for row in ({"prompt": Q, **TEXTS, "x": 1}, {"prompt": [{"role": "user", "content": Q}], **TALK}, TEXTS):
         data = Dataset.from_list([row])
-        assert read_preferences(data, tiny_tokenizer, None, "train") == (data, {})
+        assert read_preferences(data, tiny_tokenizer, None, "train_dataset") == (data, {})
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_question_is_never_lost_without_a_word(tiny_tokenizer: Any) -> None:
 
 def test_rows_that_say_nothing_are_counted(tiny_tokenizer: Any) -> None:
     rows = [{"prompt": Q, **TEXTS}, {"prompt": " ", **TEXTS}, {"prompt": Q, "chosen": "", "rejected": "4"}]
-    data, counts = read_preferences(Dataset.from_list(rows), tiny_tokenizer, None, "train")
+    data, counts = read_preferences(Dataset.from_list(rows), tiny_tokenizer, None, "train_dataset")
     assert (len(data), counts) == (1, {"empty prompt": 1, "empty completion": 1})
     with pytest.raises(EmptyPoolError, match=r"no usable pair in train_dataset, excluded: \{'empty prompt': 1\}"):
         read([rows[1]], tiny_tokenizer)
