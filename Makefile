@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade pip
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e ".[dev,vllm]"
+	$(PIP) install -q -c constraints.txt -e ".[dev,server]"
 	touch $@
 
 clean:

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tests.support.completions_server import CompletionsServer
 from tests.support.tiny import make_tiny_model
 
+from sage_dpo.config import ServerEngineSettings
 from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.records import FinishReason, Problem
 from sage_dpo.rollouts import RolloutEngine, RolloutPrompt, SamplingParams, build_prompts
@@ -40,7 +41,10 @@ def with_adapter(tokenizer: Any) -> Iterator[RolloutEngine]:
 @contextlib.contextmanager
 def served(tokenizer: Any, returns_token_ids: bool = True) -> Iterator[RolloutEngine]:
     with CompletionsServer(tokenizer, returns_token_ids=returns_token_ids).serve() as server:
-        yield ServerEngine(server.url, "tiny", tokenizer, concurrency=4, timeout_s=10.0)
+        settings = ServerEngineSettings(
+            kind="server", base_url=server.url, concurrency=4, timeout_s=10.0, encode_text=not returns_token_ids
+        )
+        yield ServerEngine(settings, tokenizer)
 
 
 ENGINES: dict[str, Callable[[Any], contextlib.AbstractContextManager[RolloutEngine]]] = {

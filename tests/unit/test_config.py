@@ -12,6 +12,7 @@ from sage_dpo.errors import ConfigError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
+SERVER = {"kind": "server", "base_url": "http://localhost:8000/v1"}
 BASE = {"name": "test", "problems": {"kind": "gym", "count": 8}}
 
 
@@ -77,6 +78,9 @@ def test_overrides_reach_nested_keys(tmp_path):
         ({"arms": {"a": {"training": {"probe_steps": 3}}}}, "there is no `probe` section"),
         ({"verification": {"soft_timeout_s": 20}}, "not below hard_timeout_s"),
         ({"policy": {"dtype": "bfloat16"}}, "round to nothing; set dtype to float32"),
+        ({"rollouts": {"engine": {**SERVER, "base_url": "localhost:8000"}}}, "must begin with http:// or https://"),
+        ({"rollouts": {"engine": {**SERVER, "base_url": []}}}, "an address, or a list of different ones"),
+        ({"rollouts": {"engine": {**SERVER, "base_url": ["http://a", "http://a"]}}}, "a list of different ones"),
     ],
 )
 def test_refusals_say_what_and_how_to_mend_it(change, message):

@@ -33,6 +33,7 @@ from sage_dpo.config import (
     RolloutSettings,
     ScoringSettings,
     SelectorSettings,
+    ServerEngineSettings,
     TrainingSettings,
     VerificationSettings,
 )
@@ -70,6 +71,11 @@ def rollouts(
     top_k: Annotated[int | None, setting(RolloutSettings, "top_k")] = None,
     max_new_tokens: Annotated[int | None, setting(RolloutSettings, "max_new_tokens")] = None,
     batch_size: BatchSize = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a vLLM or SGLang server that holds the policy and samples. Can be repeated."),
+    ] = None,
+    server_model: Annotated[str | None, setting(ServerEngineSettings, "model")] = None,
     prompt_template: PromptTemplate = None,
     system_prompt: SystemPrompt = None,
     seed: Seed = None,
@@ -77,7 +83,7 @@ def rollouts(
     field: FieldMap = None,
     quiet: Quiet = False,
 ) -> None:
-    """Sample completions from a policy."""
+    """Sample completions from a policy, in this process or on servers."""
     given = {
         "seed": seed,
         "policy.path": model,
@@ -86,6 +92,9 @@ def rollouts(
         "rollouts.top_p": top_p,
         "rollouts.top_k": top_k,
         "rollouts.max_new_tokens": max_new_tokens,
+        "rollouts.engine.kind": "server" if server else None,
+        "rollouts.engine.base_url": server or None,
+        "rollouts.engine.model": server_model,
         "rollouts.engine.batch_size": batch_size,
         "rollouts.prompt_template": prompt_template,
         "rollouts.system_prompt": system_prompt,

@@ -9,10 +9,10 @@ What this package does not know: the fields of TRL's own trainer arguments. `tra
 """
 
 from sage_dpo.config.builtin import BuiltinRecipe, builtin_recipes, builtin_studies, find_recipe, find_study
+from sage_dpo.config.engines import EngineSettings, ServerEngineSettings, TransformersEngineSettings
 from sage_dpo.config.files import dump_config, load_config, parse_yaml, read_yaml, recorded_values
 from sage_dpo.config.recipe import ArmSettings, RunConfig
 from sage_dpo.config.sampling import (
-    EngineSettings,
     FileProblemSettings,
     FixedPairSettings,
     GymProblemSettings,
@@ -23,9 +23,7 @@ from sage_dpo.config.sampling import (
     ProblemFileSettings,
     ProblemSettings,
     RolloutSettings,
-    ServerEngineSettings,
     SeveralFileProblemSettings,
-    TransformersEngineSettings,
     VerificationSettings,
 )
 from sage_dpo.config.secrets import redact, redact_text

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
+from sage_dpo.config.engines import ServerEngineSettings
 from sage_dpo.config.sampling import (
     HeldOutProblemSettings,
     OnPolicyPairSettings,
@@ -13,7 +14,6 @@ from sage_dpo.config.sampling import (
     ProbeSettings,
     ProblemSettings,
     RolloutSettings,
-    ServerEngineSettings,
     VerificationSettings,
 )
 from sage_dpo.config.section import Section, validate

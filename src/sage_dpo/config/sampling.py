@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sage_dpo.config.engines import EngineSettings, TransformersEngineSettings
 from sage_dpo.config.section import Section
 
 
@@ -61,27 +62,6 @@ ProbeSettings = Annotated[
     GymProblemSettings | FileProblemSettings | SeveralFileProblemSettings | HeldOutProblemSettings,
     Field(discriminator="kind"),
 ]
-
-
-class TransformersEngineSettings(Section):
-    """Sample in this process with transformers' `generate`."""
-
-    kind: Literal["transformers"] = Field("transformers", description="Which of the kinds.")
-    batch_size: int = Field(256, ge=1, description="Completions at a time.")
-
-
-class ServerEngineSettings(Section):
-    """Sample from an OpenAI-compatible completions endpoint (vLLM, SGLang). Serves a fixed policy."""
-
-    kind: Literal["server"] = Field(description="Which of the kinds.")
-    base_url: str = Field(description="As `http://localhost:8000/v1`.")
-    model: str = Field(description="The policy's name there.")
-    concurrency: int = Field(32, ge=1, description="Requests at a time.")
-    timeout_s: float = Field(600.0, gt=0.0, description="Seconds after which a request has failed.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if there is one.")
-
-
-EngineSettings = Annotated[TransformersEngineSettings | ServerEngineSettings, Field(discriminator="kind")]
 
 
 class RolloutSettings(Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sage_dpo.config import LoraSettings, PolicySettings
 from sage_dpo.data.rows import first_line
@@ -52,6 +52,21 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
         raise _not_loadable(settings, error) from None
     placed: PreTrainedModel = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return placed
+
+
+def count_parameters(settings: PolicySettings) -> int:
+    """Return the number of the policy's parameters, without its weights.
+
+    Raises:
+        ConfigError: nothing usable at the path.
+    """
+    try:
+        shape = AutoConfig.from_pretrained(policy_path(settings.path), revision=settings.revision)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+    except Exception as error:  # as in `load_model`
+        raise _not_loadable(settings, error) from None
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def load_trained(settings: PolicySettings, folder: Path, *, is_trainable: bool = False) -> Any:

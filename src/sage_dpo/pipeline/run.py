@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from sage_dpo.config import FixedPairSettings, RunConfig, dump_config
+from sage_dpo.config import FixedPairSettings, RunConfig, ServerEngineSettings, dump_config
 from sage_dpo.core.flops import forward_flops
 from sage_dpo.costs import Costs
 from sage_dpo.evaluation import EvaluationResult, evaluate_policy
@@ -26,7 +26,7 @@ from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.arms import train_arm, trainer_arguments
 from sage_dpo.pipeline.best import keep_policies
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
-from sage_dpo.pipeline.policies import load_model, load_tokenizer, load_trained
+from sage_dpo.pipeline.policies import count_parameters, load_model, load_tokenizer, load_trained
 from sage_dpo.pipeline.processes import release_memory, require_one_process
 from sage_dpo.pipeline.sources import load_recipe_problems, load_suites
 from sage_dpo.pipeline.summary import summarize
@@ -120,7 +120,8 @@ class _Stages:
         if isinstance(self.config.pairs, FixedPairSettings):
             costs, info = self._fixed_pool(self.config.pairs)
         else:
-            costs, info = self._sampled_pool(untuned())
+            is_served = isinstance(self.config.rollouts.engine, ServerEngineSettings)
+            costs, info = self._sampled_pool(None if is_served else untuned())
         return {**info, "costs": costs.as_dict()}
 
     def _fixed_pool(self, fixed: FixedPairSettings) -> tuple[Costs, dict[str, Any]]:
@@ -137,8 +138,7 @@ class _Stages:
     def _sampled_pool(self, model: Any) -> tuple[Costs, dict[str, Any]]:
         pairs = self._source(self.config, lambda _: self.folder.first_pool).refresh(model, version=0, step=0).pairs
         made = read_info(self.folder.first_pool)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        flops = forward_flops(made.generated_tokens + made.prompt_tokens, parameters)
+        flops = forward_flops(made.generated_tokens + made.prompt_tokens, count_parameters(self.config.policy))
         info = {"pairs": len(pairs), "exclusions": made.exclusions, "verdicts": made.verdicts}
         costs = Costs(
             generated_tokens=made.generated_tokens,

@@ -23,14 +23,7 @@ def build_engine(settings: config.EngineSettings, *, model: Any, tokenizer: PreT
     if isinstance(settings, config.ServerEngineSettings):
         from sage_dpo.rollouts.server import ServerEngine
 
-        return ServerEngine(
-            settings.base_url,
-            settings.model,
-            tokenizer,
-            concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s,
-            api_key=os.environ.get(settings.api_key_env),
-        )
+        return ServerEngine(settings, tokenizer, api_key=os.environ.get(settings.api_key_env))
     from sage_dpo.rollouts.transformers import TransformersEngine
 
     return TransformersEngine(model, tokenizer, batch_size=settings.batch_size)
@@ -61,7 +54,8 @@ def sample_rollouts(
         policy: identifies the weights; a journal of others is not used.
 
     Returns:
-        Completions by problem, then sample; seconds on the clock, those of earlier attempts included.
+        Completions by problem, then sample, none for problems that a server had to leave out; seconds on the clock,
+        those of earlier attempts included.
     """
     prompts = build_prompts(
         problems, tokenizer, prompt_template=settings.prompt_template, system_prompt=settings.system_prompt
@@ -78,7 +72,7 @@ def sample_rollouts(
         by_problem = dict(kept.kept)
         for completion in sampled:
             by_problem.setdefault(completion.problem_id, []).append(completion)
-        return [completion for prompt in prompts for completion in by_problem[prompt.problem_id]], kept.seconds
+        return [completion for prompt in prompts for completion in by_problem.get(prompt.problem_id, ())], kept.seconds
 
 
 def _key(

@@ -45,6 +45,8 @@ EVALUATE = "evaluate --model gym:S"
         (f"{ROLLOUTS} --top-p 1.5", "rollouts.top_p: "),
         (f"{ROLLOUTS} --max-new-tokens 0", "rollouts.max_new_tokens: "),
         (f"{ROLLOUTS} --batch-size 0", "rollouts.engine.transformers.batch_size: "),
+        (f"{ROLLOUTS} --server localhost:8000", "must begin with http:// or https://"),
+        (f"{ROLLOUTS} --server http://a --batch-size 4", "unknown key 'rollouts.engine.server.batch_size'"),
         (f"{ROLLOUTS} --prompt-template x", "rollouts: prompt_template is 'x'; it must contain '{problem}'"),
         (f"{ROLLOUTS} --seed -1", "seed: "),
         (f"{ROLLOUTS} --set policy.dtype=int8", "policy.dtype: "),

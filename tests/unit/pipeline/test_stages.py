@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.completions_server import CompletionsServer
 
-from sage_dpo.config import OnPolicyPairSettings, PolicySettings
+from sage_dpo.config import OnPolicyPairSettings, PolicySettings, RolloutSettings, ServerEngineSettings
 from sage_dpo.errors import DataError
-from sage_dpo.pipeline.stages import check_problems, combine_completions
+from sage_dpo.pipeline.policies import load_tokenizer
+from sage_dpo.pipeline.stages import check_problems, combine_completions, sample_completions
 from sage_dpo.records import Completion, FinishReason, Verdict, VerdictKind
 from sage_dpo.storage import write_jsonl, write_records
 
@@ -63,3 +65,26 @@ def test_verdicts_of_other_completions_are_refused(tmp_path: Path) -> None:
             problems, completions, verdicts, PolicySettings(path="gym:S"), OnPolicyPairSettings(),
             fields={}, max_length=None, seed=0,
         )  # fmt: skip
+
+
+def test_a_server_samples_without_a_model_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_model(_: object) -> None:
+        raise AssertionError("the policy was loaded")
+
+    monkeypatch.setattr("sage_dpo.pipeline.stages.load_model", load_model)
+    write_jsonl(tmp_path / "p.jsonl", ROWS[:1])
+    policy = PolicySettings(path="gym:S")
+    with CompletionsServer(load_tokenizer(policy), first_id=8).serve() as server:
+        rollouts = RolloutSettings(engine=ServerEngineSettings(kind="server", base_url=server.url), samples=3)
+        completions = sample_completions(tmp_path / "p.jsonl", policy, rollouts, fields={}, seed=0, progress=False)
+    assert [(completion.problem_id, completion.sample) for completion in completions] == [("a", 0), ("a", 1), ("a", 2)]
+
+
+def test_a_problem_that_the_server_leaves_out_has_no_completions(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "p.jsonl", [{"id": "long", "problem": "1 + " * 50, "answer": "1"}, ROWS[0]])
+    policy = PolicySettings(path="gym:S")
+    with CompletionsServer(load_tokenizer(policy), first_id=8, context=60).serve() as server:
+        engine = ServerEngineSettings(kind="server", base_url=server.url)
+        rollouts = RolloutSettings(engine=engine, samples=1, max_new_tokens=8)
+        completions = sample_completions(tmp_path / "p.jsonl", policy, rollouts, fields={}, seed=0, progress=False)
+    assert [completion.problem_id for completion in completions] == ["a"]

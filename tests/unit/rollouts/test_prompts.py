@@ -89,4 +89,4 @@ def test_recipe_names_the_engine(tiny_model: Any, tiny_tokenizer: Any, monkeypat
     settings = config.ServerEngineSettings(kind="server", base_url="http://h:1/", model="m", api_key_env="MY_KEY")
     remote = build_engine(settings, model=None, tokenizer=tiny_tokenizer)
     assert isinstance(remote, ServerEngine)
-    assert remote.url == "http://h:1/v1/completions"
+    assert (remote.settings, remote._api_key) == (settings, "secret")

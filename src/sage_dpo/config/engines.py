@@ -1,0 +1,69 @@
+"""What samples completions: this process, or servers that hold the policy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from sage_dpo.config.section import Section
+
+
+class TransformersEngineSettings(Section):
+    """Sample in this process with transformers' `generate`."""
+
+    kind: Literal["transformers"] = Field("transformers", description="Which of the kinds.")
+    batch_size: int = Field(256, ge=1, description="Completions at a time.")
+
+
+class ServerEngineSettings(Section):
+    """Sample from vLLM or SGLang: OpenAI-compatible completions endpoints that take and return token ids."""
+
+    kind: Literal["server"] = Field(description="Which of the kinds.")
+    base_url: str | list[str] = Field(
+        description="As `http://localhost:8000/v1`; several share the requests and must hold the same policy."
+    )
+    model: str | None = Field(None, description="The policy's name there; none is the first that the server lists.")
+    concurrency: int = Field(32, ge=1, description="Requests at a time, over all servers.")
+    timeout_s: float = Field(
+        600.0, gt=0.0, description="Deadline of one request, all its samples together, in seconds; then it is retried."
+    )
+    retry_s: float = Field(
+        900.0, ge=0.0, description="Seconds for which a request is retried while servers are away or busy."
+    )
+    backoff_s: float = Field(
+        1.0,
+        gt=0.0,
+        description="Pause before the first retry, in seconds; doubles up to 30, shortened at random by up to half. "
+        "A server's `Retry-After` is kept to.",
+    )
+    health_s: float = Field(
+        5.0,
+        gt=0.0,
+        description="Seconds between looks at `/health` while requests are under way; a server that misses three is "
+        "away, and its requests are retried.",
+    )
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if there is one.")
+    encode_text: bool = Field(
+        False,
+        description="Take text where a server returns no token ids and encode it, which can differ from what was "
+        "sampled; off, such a server is refused.",
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_url(cls, value: str | list[str]) -> str | list[str]:
+        urls = [value] if isinstance(value, str) else value
+        if not urls or len(set(urls)) < len(urls):
+            raise ValueError("must be an address, or a list of different ones")
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError("must begin with http:// or https://, as in http://localhost:8000/v1")
+        return value
+
+    @property
+    def base_urls(self) -> list[str]:
+        return [self.base_url] if isinstance(self.base_url, str) else self.base_url
+
+
+EngineSettings = Annotated[TransformersEngineSettings | ServerEngineSettings, Field(discriminator="kind")]
