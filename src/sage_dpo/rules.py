@@ -20,6 +20,7 @@ EMPTY_PROMPT = "empty prompt"
 EMPTY = "empty completion"
 EQUAL = "chosen equals rejected"
 OVER_LONG = "longer than max_length"
+EXCLUSIONS = (EMPTY_PROMPT, EMPTY, EQUAL, OVER_LONG)
 
 
 def success_rate(kinds: Iterable[VerdictKind | str]) -> float | None:
@@ -67,4 +68,4 @@ def pair_exclusion(
     reasons = {completion_exclusion(prompt_ids, ids, max_length=max_length, eos_token_id=eos_token_id) for ids in sides}
     if sides[0] == sides[1]:
         reasons.add(EQUAL)
-    return next((reason for reason in (EMPTY_PROMPT, EMPTY, EQUAL, OVER_LONG) if reason in reasons), None)
+    return next((reason for reason in EXCLUSIONS if reason in reasons), None)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from sage_dpo.config import PolicySettings
 from sage_dpo.errors import EmptyPoolError, SageError
 from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.policies import load_tokenizer
-from sage_dpo.records import Completion, PairScore, PreferencePair, Verdict
+from sage_dpo.records import Completion, PreferencePair, Verdict
 from sage_dpo.storage import read_json, read_records, write_records
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory) -> Path:
-    """Problems -> rollouts -> verdicts -> pairs -> scores, as a user would type it."""
+    """Problems -> rollouts -> verdicts -> pairs -> selection, as a user would type it."""
     folder = tmp_path_factory.mktemp("stages")
     problems, completions, verdicts = folder / "p.jsonl", folder / "c.parquet", folder / "v.parquet"
     invoke("gym", "problems", "--output", problems, "--count", 12, "--seed", 3)
@@ -50,9 +51,8 @@ def stages(tmp_path_factory) -> Path:
            "--output", folder / "pairs.parquet")  # fmt: skip
     invoke("pairs", "--model", "gym:S", "--problems", problems, "--completions", completions, "--verdicts", verdicts,
            "--output", folder / "pairs.jsonl")  # fmt: skip
-    invoke(
-        "score", "--model", "gym:S", "--pairs", folder / "pairs.parquet", "--output", folder / "s.parquet", "--quiet"
-    )
+    invoke("select", "--model", "gym:S", "--data", folder / "pairs.parquet", "--output", folder / "s.parquet",
+           "--annotate", "--quiet")  # fmt: skip
     return folder
 
 
@@ -60,15 +60,15 @@ def test_the_stages_hand_their_files_on(stages):
     completions = read_records(stages / "c.parquet", Completion)
     verdicts = read_records(stages / "v.parquet", Verdict)
     pairs = read_records(stages / "pairs.parquet", PreferencePair)
-    scores = read_records(stages / "s.parquet", PairScore)
+    selected = pq.read_table(stages / "s.parquet").to_pylist()
     assert len(completions) == len(verdicts) == 48
     assert sum(read_json(stages / "v.json")["counts"].values()) == 48
     kinds = {(v.problem_id, v.sample): v.kind for v in verdicts}
     for pair in pairs:
         assert kinds[pair.problem_id, pair.chosen_sample] == "correct"
         assert kinds[pair.problem_id, pair.rejected_sample] == "wrong"
-    assert [score.pair_id for score in scores] == [pair.id for pair in pairs]
-    assert sum(score.is_kept for score in scores) == (len(pairs) + 1) // 2
+    assert [row["sage_pair_id"] for row in selected] == [pair.id for pair in pairs]
+    assert 1 <= sum(row["sage_is_kept"] for row in selected) <= (len(pairs) + 1) // 2
 
 
 def test_a_reference_solution_can_stand_in_for_a_correct_sample(stages, tmp_path):
@@ -167,5 +167,5 @@ def test_verify_names_a_bad_line_of_the_completions(tmp_path):
 
 def test_help_names_every_stage():
     done = command("--help")
-    for name in ("run", "tune", "problems", "rollouts", "verify", "pairs", "score", "evaluate", "report", "gym"):
+    for name in ["run", "tune", "problems", "rollouts", "verify", "pairs", "select", "evaluate", "report", "gym"]:
         assert f" {name} " in done.stdout

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sage_dpo import __version__
-from sage_dpo.cli import builtin, evaluation, gym, recipes, stages
+from sage_dpo.cli import builtin, evaluation, gym, recipes, selection, stages
 from sage_dpo.cli.options import Resumable
 from sage_dpo.errors import SageError
 
@@ -34,7 +34,7 @@ for command in (
     stages.rollouts,
     stages.verify,
     stages.pairs,
-    stages.score,
+    selection.select,
     evaluation.evaluate,
     recipes.report,
     recipes.settings,

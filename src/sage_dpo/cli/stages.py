@@ -31,8 +31,6 @@ from sage_dpo.config import (
     OnPolicyPairSettings,
     PolicySettings,
     RolloutSettings,
-    ScoringSettings,
-    SelectorSettings,
     ServerEngineSettings,
     TrainingSettings,
     VerificationSettings,
@@ -225,35 +223,3 @@ def pairs(
     print(f"{len(build.pairs)} pairs; {build.counts}: {output}")
     if changed:
         print(f"{changed} of them become other tokens when the text is read again; --output x.parquet keeps the tokens")
-
-
-def score(
-    model: ModelPath,
-    pairs_path: Annotated[
-        Path, typer.Option("--pairs", help="Parquet of `pairs`, or preference data: JSON Lines, Parquet, a folder.")
-    ],
-    output: Annotated[Path, typer.Option(help="Scores as Parquet, one row a pair.")],
-    set_: StageOverrides = None,
-    token_budget: Annotated[int | None, setting(ScoringSettings, "score_token_budget", "--token-budget")] = None,
-    field: FieldMap = None,
-    quiet: Quiet = False,
-) -> None:
-    """Score pairs under a policy and show which ones a selector would keep."""
-    given = {"policy.path": model, "training.score_token_budget": token_budget}
-    chosen = read_settings(given, set_, policy=PolicySettings, training=ScoringSettings, selection=SelectorSettings)
-    require_suffix(output, ".parquet")
-    fields = parse_fields(field)
-    from sage_dpo.pipeline.scoring import score_pairs
-    from sage_dpo.records import PairScore
-    from sage_dpo.storage import write_records
-
-    scores = score_pairs(
-        chosen.policy,
-        pairs_path,
-        chosen.selection,
-        token_budget=chosen.training.score_token_budget,
-        progress=not quiet,
-        fields=fields,
-    )
-    write_records(output, scores, PairScore)
-    print(f"{sum(score.is_kept for score in scores)} of {len(scores)} pairs kept: {output}")

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sage_dpo.errors import DataError
 from sage_dpo.storage import as_row, numbered_rows, read_document
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
 
 Row = tuple[str, Mapping[str, Any]]
 
@@ -30,7 +34,8 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, split: str | 
         DataError: no such path, an unreadable file or line, several splits instead of rows.
     """
     if isinstance(source, str | Path):
-        yield from _read_path(Path(source), split)
+        for leaf in leaves(Path(source), split):
+            yield from read_leaf(leaf)
         return
     if isinstance(source, Mapping):
         names = ", ".join(repr(name) for name in source)
@@ -41,22 +46,35 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, split: str | 
         yield f"row {number}", row
 
 
-def _read_path(path: Path, split: str | None) -> Iterator[Row]:
+def read_leaf(path: Path) -> Iterator[Row]:
+    """Yield the rows of one of `leaves`; errors as for `read_rows`."""
     if path.is_dir():
-        yield from _read_folder(path, split)
-    elif not path.exists():
-        raise DataError(f"{path}: no such file or folder; {_EXPECTED}")
+        for number, row in enumerate(load_saved(path), start=1):
+            yield f"{path}, row {number}", row
     elif path.suffix == _PARQUET:
         yield from _read_parquet(path)
     elif path.suffix == _JSON:
         yield from _read_document(path)
-    elif path.suffix in _LINES:
-        yield from _read_lines(path)
     else:
+        yield from _read_lines(path)
+
+
+def leaves(path: Path, split: str | None = None) -> list[Path]:
+    """Return what a path holds, in the order in which it is read: files of a known kind, or a saved data set's folder.
+
+    Raises:
+        DataError: no such path, a file of another kind, several splits, or a folder of something else.
+    """
+    if path.is_dir():
+        return _folder_leaves(path, split)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; {_EXPECTED}")
+    if path.suffix not in (_PARQUET, _JSON, *_LINES):
         raise DataError(
             f"{path}: the suffix {path.suffix!r} is not supported; {_EXPECTED}. "
             "Convert it, for example with datasets.Dataset.from_csv(...).to_json(...)"
         )
+    return [path]
 
 
 def _read_document(path: Path) -> Iterator[Row]:
@@ -77,23 +95,35 @@ def _read_lines(path: Path) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
+    number = 0
+    for batch in parquet_batches(path, 1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row
+
+
+def parquet_batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
+    """Yield a Parquet file's rows, `size` at a time, as Arrow holds them.
+
+    Raises:
+        DataError: the file is damaged; says behind which row.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
+            for batch in file.iter_batches(batch_size=size):
+                yield batch
+                number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: cannot be read as Parquet behind row {number} ({first_line(error)}); restore it from a copy"
         ) from error
 
 
-def _read_folder(path: Path, split: str | None) -> Iterator[Row]:
+def _folder_leaves(path: Path, split: str | None) -> list[Path]:
     if (path / "dataset_dict.json").exists():
         splits = sorted(child.name for child in path.iterdir() if child.is_dir())
         if split not in splits:
@@ -103,19 +133,19 @@ def _read_folder(path: Path, split: str | None) -> Iterator[Row]:
                 + f"; give the folder of a split, as in {path / (splits[0] if splits else 'train')}"
             )
         path = path / str(split)
-    if (path / "state.json").exists():
-        for number, row in enumerate(_load_from_disk(path), start=1):
-            yield f"{path}, row {number}", row
-        return
-    for file in _files(path):
-        yield from _read_path(file, None)
+    return [path] if (path / "state.json").exists() else _files(path)
 
 
-def _load_from_disk(path: Path) -> Iterable[Mapping[str, Any]]:
+def load_saved(path: Path) -> Dataset:
+    """Return a data set that `datasets.save_to_disk` wrote.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     import datasets
 
     try:
-        return datasets.load_from_disk(str(path))
+        return cast("Dataset", datasets.load_from_disk(str(path)))
     except Exception as error:  # whatever a damaged Arrow file comes to
         raise DataError(f"{path}: cannot be read as a saved datasets folder ({first_line(error)})") from None
 

@@ -2,13 +2,17 @@
 
 from sage_dpo.pairs.build import PairBuild, build_pairs
 from sage_dpo.pairs.preference_data import PreferenceData, load_preference_data
-from sage_dpo.pairs.tokenization import preference_rows, tokenize_preferences
+from sage_dpo.pairs.preference_stream import PreferenceStream, open_preferences
+from sage_dpo.pairs.tokenization import PairTokenizer, preference_rows, tokenize_preferences
 
 __all__ = [
     "PairBuild",
+    "PairTokenizer",
     "PreferenceData",
+    "PreferenceStream",
     "build_pairs",
     "load_preference_data",
+    "open_preferences",
     "preference_rows",
     "tokenize_preferences",
 ]

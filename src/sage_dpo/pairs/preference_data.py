@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def load_preference_data(
     Raises:
         DataError: nothing readable there, no such split, no row, or a row that cannot be read as meant.
     """
-    name = str(source) if isinstance(source, str | Path) else "the data set"
+    name = _name_of(source)
     places: list[str] = []
     rows: list[Mapping[str, Any]] = []
     for place, row in _rows(source, split, revision):
@@ -83,31 +84,70 @@ def load_preference_data(
             break
         places.append(place)
         rows.append(row)
-    if not rows:
+    columns = dict.fromkeys(column for row in rows for column in row)
+    reader, strips_prompt = find_reader(columns, zip(places, rows, strict=True), fields, name)
+    return PreferenceData(rows, places, reader, strips_prompt, name)
+
+
+def find_reader(
+    columns: Iterable[str],
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    fields: Mapping[str, str | None] | None,
+    name: str,
+) -> tuple[PreferenceReader | None, bool]:
+    """Return what reads the rows of a data set, and whether all texts begin with their prompt; every row is checked.
+
+    Args:
+        columns: of all rows.
+        rows: (place, row), gone through once.
+        fields: which columns hold what.
+        name: what a message calls the data set.
+
+    Raises:
+        DataError: no row, or one that cannot be read as meant.
+    """
+    columns, rows = list(columns), iter(rows)
+    first = next(rows, None)
+    if first is None:
         raise DataError(f"{name} has no rows; give data with one preference pair a row")
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    if set(TOKENS) <= set(columns):
-        return PreferenceData(rows, places, None, name=name)
-    reader = PreferenceReader(columns, fields, name)
-    data = PreferenceData(rows, places, reader)
-    repeats = [repeats_prompt(row) for row in data]
-    if any(repeats):
-        done = "taken off" if all(repeats) else "left, as the others do not"
-        _logger.warning(f"{name}: in {sum(repeats)} of {len(rows)} rows both answers begin with the prompt: {done}")
-    if reader.ignored:
+    reader = None if set(TOKENS) <= set(columns) else PreferenceReader(columns, fields, name)
+    count = repeats = 0
+    for place, row in itertools.chain([first], rows):
+        count += 1
+        repeats += reader is not None and repeats_prompt(reader.read(row, place))
+    if repeats:
+        done = "taken off" if repeats == count else "left, as the others do not"
+        _logger.warning(f"{name}: in {repeats} of {count} rows both answers begin with the prompt: {done}")
+    if reader is not None and reader.ignored:
         _logger.warning(f"{name}: columns that are not read: {', '.join(reader.ignored)}")
-    return PreferenceData(rows, places, reader, all(repeats), name)
+    return reader, repeats == count
+
+
+def resolve(source: str | Path | Dataset, split: str, revision: str | None) -> Path | Dataset:
+    """Return the path of local data, or the data set of a hub id, loaded; an open one as it is.
+
+    Raises:
+        DataError: a hub data set that cannot be loaded.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    text = str(source)
+    if Path(source).exists() or not _HUB_ID.fullmatch(text) or Path(text).suffix in (".jsonl", ".json", ".parquet"):
+        return Path(source)
+    return _load_from_hub(text, split, revision)
+
+
+def _name_of(source: str | Path | Dataset) -> str:
+    return str(source) if isinstance(source, str | Path) else "the data set"
 
 
 def _rows(source: str | Path | Dataset, split: str, revision: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (place, row) of a local file or folder, a hub data set, or an open one."""
-    if not isinstance(source, str | Path):
-        return ((f"row {number}", row) for number, row in enumerate(source, start=1))
-    text = str(source)
-    if Path(source).exists() or not _HUB_ID.fullmatch(text) or Path(text).suffix in (".jsonl", ".json", ".parquet"):
-        return read_rows(Path(source), split=split)
-    dataset = _load_from_hub(text, split, revision)
-    return ((f"{text}, row {number}", row) for number, row in enumerate(dataset, start=1))
+    found = resolve(source, split, revision)
+    if isinstance(found, Path):
+        return read_rows(found, split=split)
+    prefix = f"{source}, " if isinstance(source, str | Path) else ""
+    return ((f"{prefix}row {number}", row) for number, row in enumerate(found, start=1))
 
 
 def _load_from_hub(name: str, split: str, revision: str | None) -> Dataset:

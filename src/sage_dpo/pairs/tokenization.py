@@ -60,24 +60,55 @@ def tokenize_preferences(
         EmptyPoolError: every row is excluded; the message says why.
     """
     data = data if isinstance(data, PreferenceData) else load_preference_data(data)
-    check, bound = TemplateCheck(tokenizer), TextBound(tokenizer, max_length)
+    tokenized = PairTokenizer(tokenizer, max_length)
     counts: Counter[str] = Counter()
-    marks: Counter[str] = Counter()
     pairs = []
-    pair_of_row = _pair_of_ids if data.reader is None else partial(_pair_of_row, check=check, bound=bound)
     for number in tqdm(range(len(data)), desc="tokenizing pairs", unit="row", disable=not progress):
-        result = pair_of_row(number, data[number], data.places[number], tokenizer, max_length)
+        result = tokenized.pair(number, data[number], data.places[number], is_text=data.reader is not None)
         if isinstance(result, str):
             counts[result] += 1
         else:
             pairs.append(result)
-            marks.update(doubled_marks(tokenizer, result.prompt_ids, result.chosen_ids, result.rejected_ids))
-    for mark, count in marks.items():
-        _logger.warning(f"{count} of {len(pairs)} pairs have {mark}; the text and the tokenizer both write it")
+    tokenized.report_marks(len(pairs))
     exclusions = dict(sorted(counts.items()))
     if not pairs:
         raise EmptyPoolError(f"{data.name} holds no usable pair, excluded: {exclusions}; check the data", exclusions)
     return PairBuild(pairs, exclusions, {"rows": len(data), "pairs": len(pairs)})
+
+
+class PairTokenizer:
+    """Tokenizes one row after another; arguments and errors as for `tokenize_preferences`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._check, self._bound = TemplateCheck(tokenizer), TextBound(tokenizer, max_length)
+        self._marks: Counter[str] = Counter()
+
+    def pair(self, number: int, row: Mapping[str, Any], place: str, *, is_text: bool) -> PreferencePair | str:
+        """Return the pair of a row, or the reason why it has none.
+
+        Args:
+            number: of the row, from 0; its id where it has none.
+            row: as `PreferenceData` gives it.
+            place: what a message calls it.
+            is_text: whether the row holds texts or messages, not token ids.
+        """
+        if is_text:
+            result = _pair_of_row(
+                number, row, place, self._tokenizer, self._max_length, check=self._check, bound=self._bound
+            )
+        else:
+            result = _pair_of_ids(number, row, place, self._tokenizer, self._max_length)
+        if not isinstance(result, str):
+            self._marks.update(
+                doubled_marks(self._tokenizer, result.prompt_ids, result.chosen_ids, result.rejected_ids)
+            )
+        return result
+
+    def report_marks(self, pairs: int) -> None:
+        """Say how many of so many pairs have a begin or end token twice."""
+        for mark, count in self._marks.items():
+            _logger.warning(f"{count} of {pairs} pairs have {mark}; the text and the tokenizer both write it")
 
 
 def _pair_of_ids(

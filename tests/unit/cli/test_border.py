@@ -32,7 +32,7 @@ QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 ROLLOUTS = "rollouts --model gym:S --problems p --output c.parquet"
 VERIFY = "verify --problems p --completions solution"
 PAIRS = "pairs --model gym:S --problems p --completions c --verdicts v --output o"
-SCORE = "score --model gym:S --pairs p --output o"
+SELECT = "select --model gym:S --data p --output o.jsonl"
 EVALUATE = "evaluate --model gym:S"
 
 
@@ -58,14 +58,16 @@ EVALUATE = "evaluate --model gym:S"
         (f"{VERIFY} --set memory_limit_mb=1", "verification.memory_limit_mb: "),
         (f"{PAIRS} --max-pairs-per-problem 0", "pairs.max_pairs_per_problem: "),
         (f"{PAIRS} --max-length 0", "training.max_length: "),
-        (f"{SCORE} --token-budget 0", "training.score_token_budget: "),
-        (f"{SCORE} --set keep_ratio=0", "selection.keep_ratio: Input should be greater than 0 (got 0)"),
-        (f"{SCORE} --set margn=implicit", "unknown key 'selection.margn'; did you mean 'margin'?"),
+        (f"{SELECT} --token-budget 0", "training.score_token_budget: "),
+        (f"{SELECT} --set keep_ratio=0", "selection.keep_ratio: Input should be greater than 0 (got 0)"),
+        (f"{SELECT} --set margn=implicit", "unknown key 'selection.margn'; did you mean 'margin'?"),
         (f"{EVALUATE} --max-new-tokens 0", "evaluation.max_new_tokens: "),
         (f"{EVALUATE} --set verification.workers=0", "verification.workers: "),
         (ROLLOUTS.replace(".parquet", ".csv"), "--output is 'c.csv', which is written as .parquet; name it so"),
         (f"{PAIRS}.csv", "--output is 'o.csv', which is written as .parquet or .jsonl; name it so"),
-        (f"{SCORE}.csv", "--output is 'o.csv', which is written as .parquet; name it so"),
+        (SELECT.replace(".jsonl", ".csv"), "--output is 'o.csv', which is written as .jsonl or .parquet; name it so"),
+        (f"{SELECT} --selector all", "selector is all with keep_ratio 0.5; set keep_ratio to 1.0"),
+        (f"{SELECT} --set margin=implicit", "margin 'implicit' compares with a reference policy, and there is none"),
         (f"{VERIFY} --output v.json", "--output is 'v.json', which is written as .parquet; name it so"),
         ("problems --input p --output o.csv", "--output is 'o.csv', which is written as .parquet; name it so"),
         ("gym problems --output o --count 0", "problems.count: "),
@@ -79,11 +81,6 @@ def test_a_value_out_of_range_gets_one_line(line, message, monkeypatch, capsys):
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_a_selector_that_scores_nothing_is_refused_before_the_policy_is_loaded(monkeypatch, capsys):
-    assert command(monkeypatch, f"{SCORE}.parquet --set selector=random") == 2
-    assert capsys.readouterr().err == "error: selector 'random' computes no scores; use sage or lowest_margin\n"
 
 
 def test_options_left_out_have_the_defaults_of_the_sections():
