@@ -32,12 +32,13 @@ ALLOWED = {
     "selectors": FOUNDATION | {"core"},
     "selection": FOUNDATION | {"core", "forward", "selectors"},
     "gym": {"errors", "records", "core"},
+    "pretrained": {"errors", "storage", "digests"},
     "evaluation": FOUNDATION | {"core", "rollouts", "verification"},
     "training": FOUNDATION | {"core", "forward", "selection"},
     "report": FOUNDATION | {"core"},
     "pipeline": FOUNDATION | {
-        "core", "problems", "rollouts", "verification", "pairs", "selectors", "selection", "gym", "evaluation",
-        "training", "report",
+        "core", "problems", "rollouts", "verification", "pairs", "selectors", "selection", "gym", "pretrained",
+        "evaluation", "training", "report",
     },
     "studies": FOUNDATION | {"core", "gym", "selectors", "selection", "report", "pipeline"},
     "planning": FOUNDATION | {

@@ -32,7 +32,9 @@ def setting(section: type[Section], name: str, *flags: str) -> Any:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-ModelPath = Annotated[str, typer.Option("--model", help="Folder, hub id, or gym:S, gym:M, gym:S-hard (bundled).")]
+ModelPath = Annotated[
+    str, typer.Option("--model", help="Folder, hub id, gym:S, gym:M, gym:S-hard (bundled), or smollm2 (extra).")
+]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")]
 ProblemsPath = Annotated[Path, typer.Option("--problems", help="JSONL or Parquet with id, problem, answer.")]
 FieldMap = Annotated[

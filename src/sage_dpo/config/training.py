@@ -22,7 +22,11 @@ class LoraSettings(Section):
 class PolicySettings(Section):
     """The policy to align."""
 
-    path: str = Field("gym:S", description="`gym:S`, `gym:M` or `gym:S-hard` (bundled), a local folder, or a hub id.")
+    path: str = Field(
+        "gym:S",
+        description="`gym:S`, `gym:M` or `gym:S-hard` (bundled), `smollm2` (of the extra so named), a folder, "
+        "or a hub id.",
+    )
     revision: str | None = Field(None, description="Hub revision, pinned for reproducible runs.")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="Type of the weights as loaded."

@@ -11,12 +11,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from sage_dpo.config import LoraSettings, PolicySettings
 from sage_dpo.data.rows import first_line
 from sage_dpo.errors import ConfigError
+from sage_dpo.pretrained.smollm2 import NAME as SMOLLM2
+from sage_dpo.pretrained.smollm2 import smollm2_folder
 
 _GYM = "gym:"
 
 
 def policy_path(path: str) -> str:
-    """Resolve `gym:NAME` to the bundled policy's folder; leave any other path or hub id as it is."""
+    """Resolve `gym:NAME` and `smollm2` to folders; leave any other path or hub id as it is.
+
+    Raises:
+        ConfigError: no such bundled policy, or SmolLM2's package is absent or cannot be converted.
+    """
+    if path == SMOLLM2:
+        return str(smollm2_folder())
     if not path.startswith(_GYM):
         return path
     from sage_dpo.gym.policy import bundled_policy_path
@@ -46,8 +54,9 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
     Raises:
         ConfigError: nothing usable at the path.
     """
+    path = policy_path(settings.path)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(policy_path(settings.path), **model_arguments(settings))
+        model: Any = AutoModelForCausalLM.from_pretrained(path, **model_arguments(settings))
     except Exception as error:  # damaged weights and a hub out of reach have errors of several libraries
         raise _not_loadable(settings, error) from None
     placed: PreTrainedModel = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,5 +135,5 @@ def _not_loadable(settings: PolicySettings, error: Exception) -> ConfigError:
     reason = first_line(error).rstrip(".")
     return ConfigError(
         f"{where} {path!r} cannot be loaded: {missing}{reason}; give a folder saved with save_pretrained, a hub id, or "
-        "gym:S, gym:M or gym:S-hard"
+        "gym:S, gym:M, gym:S-hard or smollm2"
     )
