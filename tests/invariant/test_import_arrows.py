@@ -32,13 +32,14 @@ ALLOWED = {
     "selectors": FOUNDATION | {"core"},
     "selection": FOUNDATION | {"core", "forward", "selectors"},
     "gym": {"errors", "records", "core"},
+    "everyday": {"errors", "records"},
     "pretrained": {"errors", "storage", "digests"},
     "evaluation": FOUNDATION | {"core", "rollouts", "verification"},
     "training": FOUNDATION | {"core", "forward", "selection"},
     "report": FOUNDATION | {"core"},
     "pipeline": FOUNDATION | {
-        "core", "problems", "rollouts", "verification", "pairs", "selectors", "selection", "gym", "pretrained",
-        "evaluation", "training", "report",
+        "core", "problems", "rollouts", "verification", "pairs", "selectors", "selection", "gym", "everyday",
+        "pretrained", "evaluation", "training", "report",
     },
     "studies": FOUNDATION | {"core", "gym", "selectors", "selection", "report", "pipeline"},
     "planning": FOUNDATION | {

@@ -36,7 +36,7 @@ from sage_dpo.config import (
 def evaluate(
     model: ModelPath,
     suites: Annotated[
-        str, typer.Option(help="all (the benchmarks), gym, names, or name=path of any problems, separated by commas.")
+        str, typer.Option(help="all (the benchmarks), gym, everyday, names, or name=path of any problems, with commas.")
     ] = "all",
     data: Annotated[Path | None, setting(BenchmarkSuiteSettings, "data")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for completions and verdicts, one file a suite.")] = None,
@@ -50,7 +50,7 @@ def evaluate(
     json_path: JsonPath = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a policy on the eight benchmarks, the gym's suites, or any file of problems."""
+    """Evaluate a policy on the eight benchmarks, the gym's or everyday suites, or any file of problems."""
     from sage_dpo.pipeline.sources import suites_by_name
 
     given = {

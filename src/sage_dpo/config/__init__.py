@@ -13,6 +13,7 @@ from sage_dpo.config.engines import EngineSettings, ServerEngineSettings, Transf
 from sage_dpo.config.files import dump_config, load_config, parse_yaml, read_yaml, recorded_values
 from sage_dpo.config.recipe import ArmSettings, RunConfig
 from sage_dpo.config.sampling import (
+    EverydayProblemSettings,
     FileProblemSettings,
     FixedPairSettings,
     GymProblemSettings,
@@ -32,6 +33,7 @@ from sage_dpo.config.selection import PoolSettings, SelectorSettings
 from sage_dpo.config.training import (
     BenchmarkSuiteSettings,
     EvaluationSettings,
+    EverydaySuiteSettings,
     FileSuiteSettings,
     GymSuiteSettings,
     LoraSettings,
@@ -47,6 +49,8 @@ __all__ = [
     "BuiltinRecipe",
     "EngineSettings",
     "EvaluationSettings",
+    "EverydayProblemSettings",
+    "EverydaySuiteSettings",
     "FileProblemSettings",
     "FileSuiteSettings",
     "FixedPairSettings",

@@ -21,6 +21,14 @@ class GymProblemSettings(Section):
     count: int = Field(512, ge=1, description="Number of problems.")
 
 
+class EverydayProblemSettings(Section):
+    """Everyday questions in English, for small pretrained policies."""
+
+    kind: Literal["everyday"] = Field(description="Which of the kinds.")
+    split: Literal["train", "probe"] = Field("train", description="The two share no question.")
+    count: int = Field(512, ge=1, description="Number of problems: the families and their two trained levels in turn.")
+
+
 class ProblemFileSettings(Section):
     """A file of problems: JSON, JSON Lines, Parquet, or a folder of these or of `datasets`."""
 
@@ -56,10 +64,15 @@ class HeldOutProblemSettings(Section):
 
 
 ProblemSettings = Annotated[
-    GymProblemSettings | FileProblemSettings | SeveralFileProblemSettings, Field(discriminator="kind")
+    GymProblemSettings | EverydayProblemSettings | FileProblemSettings | SeveralFileProblemSettings,
+    Field(discriminator="kind"),
 ]
 ProbeSettings = Annotated[
-    GymProblemSettings | FileProblemSettings | SeveralFileProblemSettings | HeldOutProblemSettings,
+    GymProblemSettings
+    | EverydayProblemSettings
+    | FileProblemSettings
+    | SeveralFileProblemSettings
+    | HeldOutProblemSettings,
     Field(discriminator="kind"),
 ]
 

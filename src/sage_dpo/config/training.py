@@ -89,6 +89,13 @@ class GymSuiteSettings(Section):
     names: list[str] | Literal["all"] = Field("all", description="Which suites.")
 
 
+class EverydaySuiteSettings(Section):
+    """Held-out everyday questions: a suite for each family, and `harder`, all of them at a level never trained on."""
+
+    kind: Literal["everyday"] = Field(description="Which of the kinds.")
+    names: list[str] | Literal["all"] = Field("all", description="Which suites.")
+
+
 class BenchmarkSuiteSettings(Section):
     """GSM8K, MATH500, Minerva, Gaokao2023en, OlympiadBench, CollegeMath, AMC23, AIME24."""
 
@@ -112,7 +119,9 @@ class FileSuiteSettings(Section):
     )
 
 
-SuiteSettings = Annotated[GymSuiteSettings | BenchmarkSuiteSettings | FileSuiteSettings, Field(discriminator="kind")]
+SuiteSettings = Annotated[
+    GymSuiteSettings | EverydaySuiteSettings | BenchmarkSuiteSettings | FileSuiteSettings, Field(discriminator="kind")
+]
 
 
 class EvaluationSettings(Section):

@@ -1,4 +1,4 @@
-"""Where a recipe's problems and suites come from: the gym or files."""
+"""Where a recipe's problems and suites come from: the gym, everyday questions, or files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from sage_dpo.config import (
     EvaluationSettings,
+    EverydayProblemSettings,
+    EverydaySuiteSettings,
     FileProblemSettings,
     FileSuiteSettings,
     GymProblemSettings,
@@ -64,6 +66,10 @@ def load_problem_source(source: ProblemSettings, *, seed: int) -> LoadedProblems
         from sage_dpo.gym.world import generate_problems
 
         return _loaded(generate_problems(source.split, source.count, seed=seed, track=source.track), {})
+    if isinstance(source, EverydayProblemSettings):
+        from sage_dpo.everyday.world import generate_problems as everyday_problems
+
+        return _loaded(everyday_problems(source.split, source.count, seed=seed), {})
     if isinstance(source, FileProblemSettings):
         return _loaded(*_read(source))
     from sage_dpo.problems import deduplicate
@@ -117,6 +123,10 @@ def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]
         from sage_dpo.gym.suites import load_suite
 
         return {name: load_suite(name, source.track) for name in names}
+    if isinstance(source, EverydaySuiteSettings):
+        from sage_dpo.everyday.suites import load_suite as everyday_suite
+
+        return {name: everyday_suite(name) for name in names}
     from sage_dpo.evaluation import load_benchmark
 
     folder = Path(source.data) if source.data else None
@@ -127,14 +137,15 @@ def suites_by_name(names: str, data: Path | None, fields: Mapping[str, str | Non
     """Return the settings of suites as they are named on the command line.
 
     Args:
-        names: `all` (benchmarks), `gym`, `gym-hard` (its hard track), names of either, or `name=path` of any files,
-            separated by commas.
+        names: `all` (benchmarks), `gym`, `gym-hard` (its hard track), `everyday`, names of any of these, or `name=path`
+            of any files, separated by commas.
         data: folder of the benchmarks' files.
         fields: which columns of the files hold what.
 
     Raises:
         ConfigError: files beside names, or `fields` without files.
     """
+    from sage_dpo.everyday.suites import SUITES
     from sage_dpo.gym.suites import suites_of
     from sage_dpo.gym.world import HARD, STANDARD
 
@@ -153,6 +164,8 @@ def suites_by_name(names: str, data: Path | None, fields: Mapping[str, str | Non
         return {"kind": "gym", "names": "all", "track": HARD if names == "gym-hard" else STANDARD}
     if set(chosen) <= set(suites_of(STANDARD)):
         return {"kind": "gym", "names": chosen}
+    if names == "everyday" or set(chosen) <= set(SUITES):
+        return {"kind": "everyday", "names": "all" if names == "everyday" else chosen}
     return {"kind": "benchmarks", "names": "all" if names == "all" else chosen, "data": str(data) if data else None}
 
 
@@ -163,6 +176,7 @@ def suite_names(settings: EvaluationSettings) -> list[str]:
         ConfigError: an unknown suite name, or a file under a benchmark's name.
     """
     from sage_dpo.evaluation import BENCHMARKS
+    from sage_dpo.everyday.suites import SUITES
     from sage_dpo.gym.suites import suites_of
 
     source = settings.suites
@@ -171,7 +185,11 @@ def suite_names(settings: EvaluationSettings) -> list[str]:
         if taken:
             raise ConfigError(f"evaluation.suites.files: the names {taken} mean something else; choose others")
         return list(source.files)
-    known: Iterable[str] = suites_of(source.track) if isinstance(source, GymSuiteSettings) else BENCHMARKS
+    known: Iterable[str] = BENCHMARKS
+    if isinstance(source, GymSuiteSettings):
+        known = suites_of(source.track)
+    elif isinstance(source, EverydaySuiteSettings):
+        known = SUITES
     names = list(known) if source.names == "all" else source.names
     unknown = sorted(set(names) - set(known))
     if unknown:

@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sage_dpo.config import (
     EvaluationSettings,
+    EverydayProblemSettings,
+    EverydaySuiteSettings,
     FileProblemSettings,
     FileSuiteSettings,
     FixedPairSettings,
@@ -215,13 +217,13 @@ def _size(source: ProblemSettings, problems: list[Problem]) -> int:
 
 
 def _files(source: ProblemSettings) -> list[ProblemFileSettings]:
-    if isinstance(source, GymProblemSettings):
+    if isinstance(source, GymProblemSettings | EverydayProblemSettings):
         return []
     return [source] if isinstance(source, FileProblemSettings) else list(source.files.values())
 
 
 def _suite_size(name: str, evaluation: EvaluationSettings | None) -> SuiteSize:
-    if evaluation is not None and isinstance(evaluation.suites, FileSuiteSettings):
+    if evaluation is not None and isinstance(evaluation.suites, FileSuiteSettings | EverydaySuiteSettings):
         return SuiteSize(len(load_suites(evaluation)[name]), 1)
     gym = suites_of(STANDARD)  # the other track's suites have the same names and sizes
     size = gym[name].expected_size if name in gym else BENCHMARKS[name].size

@@ -10,6 +10,8 @@ import pytest
 from sage_dpo.config import EvaluationSettings, FileProblemSettings, GymProblemSettings, RunConfig, validate
 from sage_dpo.errors import ConfigError
 from sage_dpo.evaluation import BENCHMARKS
+from sage_dpo.everyday.suites import SUITES
+from sage_dpo.everyday.world import generate_problems as everyday_problems
 from sage_dpo.gym.suites import suites_of
 from sage_dpo.gym.world import generate_problems
 from sage_dpo.pipeline.sources import (
@@ -114,6 +116,21 @@ def test_held_out_problems_are_drawn_by_the_seed_and_not_trained_on(tmp_path: Pa
         load_recipe_problems(recipe(probe={"kind": "held_out", "count": 9}))
 
 
+def test_everyday_questions_are_generated_by_the_runs_seed_and_are_suites() -> None:
+    everyday = recipe(
+        problems={"kind": "everyday", "count": 9}, probe={"kind": "everyday", "split": "probe", "count": 5}
+    )
+    loaded = load_recipe_problems(everyday)
+    assert loaded["train"].problems == everyday_problems("train", 9, seed=0)
+    assert loaded["probe"].problems == everyday_problems("probe", 5, seed=0)
+    suites = load_suites(evaluation(kind="everyday"))
+    assert {name: len(problems) for name, problems in suites.items()} == {
+        name: suite.expected_size for name, suite in SUITES.items()
+    }
+    with pytest.raises(ConfigError, match=r"unknown suites \['short'\], expected some of sums"):
+        suite_names(evaluation(kind="everyday", names=["short", "harder"]))
+
+
 def test_suites_are_loaded_under_their_names() -> None:
     suites = load_suites(evaluation(kind="gym", names=["short", "carries"]))
     assert {name: len(problems) for name, problems in suites.items()} == {"short": 200, "carries": 200}
@@ -136,14 +153,18 @@ def test_all_means_every_suite_of_its_kind_and_unknown_names_are_refused() -> No
         ("gym", "gym", "all"),
         ("gym-hard", "gym", "all"),
         ("short,long", "gym", ["short", "long"]),
+        ("everyday", "everyday", "all"),
+        ("ages,harder", "everyday", ["ages", "harder"]),
         ("gsm8k", "benchmarks", ["gsm8k"]),
         ("gsm8k,short", "benchmarks", ["gsm8k", "short"]),  # refused later, with the benchmarks' names
     ],
 )
-def test_suites_on_the_command_line_are_benchmarks_unless_all_are_the_gyms(names: str, kind: str, chosen: Any) -> None:
+def test_suites_on_the_command_line_are_benchmarks_unless_all_are_of_one_world(
+    names: str, kind: str, chosen: Any
+) -> None:
     settings = suites_by_name(names, Path("data"))
     assert (settings["kind"], settings["names"]) == (kind, chosen)
-    assert settings.get("data") == (None if kind == "gym" else "data")
+    assert settings.get("data") == ("data" if kind == "benchmarks" else None)
 
 
 def test_any_file_of_problems_is_a_suite_of_its_own_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sage_dpo.config import PolicySettings, RunConfig, load_config
 from sage_dpo.errors import ConfigError
+from sage_dpo.everyday.suites import SUITES
 from sage_dpo.planning import Given, find_machine, plan_recipe
 from sage_dpo.planning.inputs import Inputs, gather_inputs, read_model_shape
 from sage_dpo.planning.lengths import Lengths
@@ -160,6 +161,16 @@ def test_held_out_problems_are_probed_and_not_sampled_from() -> None:
     inputs = gather_inputs(config, Given())
     assert (inputs.problems, inputs.probe) == (320 - 100, 100)
     assert gather_inputs(config, Given(problems=1000)).problems == 900
+
+
+def test_everyday_questions_and_suites_are_counted_from_their_records() -> None:
+    sections = {"problems": {"kind": "everyday", "count": 30}, "evaluation": {"suites": {"kind": "everyday"}}}
+    inputs = gather_inputs(recipe(sections), Given(prompt_tokens=1))
+    assert inputs.problems == 30
+    assert {name: size.problems for name, size in inputs.suites.items()} == {
+        name: suite.expected_size for name, suite in SUITES.items()
+    }
+    assert {size.samples for size in inputs.suites.values()} == {1}
 
 
 def test_several_files_count_together_and_those_that_are_missing_are_named(tmp_path: Path) -> None:
