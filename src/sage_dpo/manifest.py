@@ -10,34 +10,46 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sage_dpo.errors import RunFolderError
+from sage_dpo.digests import changed_files, digest_files, missing_files
+from sage_dpo.errors import RunFolderError, SageError
+from sage_dpo.inputs import accept_changes, library_versions
 from sage_dpo.run_folder import RunFolder
 from sage_dpo.storage import read_json, write_json, write_text
 
-_LOCK = "run.lock"
-_LIBRARIES = ("sage-dpo", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "pyarrow")
+_LOCK, _HOLDER = "run.lock", "run.holder.json"
+_DISCARDED = ".discarded"
+"""Marks a folder whose content is being deleted."""
 
 
 class Manifest:
-    """What a run has done: versions, hashes of the data, and which stages are complete.
+    """What a run has done: on what it depends, hashes of the data, which stages are complete, and their files.
 
     Args:
         folder: of the run; created if needed.
         config_text: the resolved configuration as YAML.
+        inputs: what the results depend on beside it (`versions`, `device`, `policy`, `sources`), nested mappings.
+        accepted: fields of it that may differ from those of a run that is resumed.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration, or parts of a run without a manifest.
+        RunFolderError: the folder holds a run of another configuration or of other inputs, or parts of a run without a
+            manifest.
     """
 
-    def __init__(self, folder: RunFolder, config_text: str) -> None:
-        self._path = folder.manifest
+    def __init__(
+        self,
+        folder: RunFolder,
+        config_text: str,
+        inputs: Mapping[str, Any] | None = None,
+        accepted: Collection[str] = (),
+    ) -> None:
+        self._path, self._root, self._accepted = folder.manifest, folder.root, tuple(accepted)
+        inputs = {"versions": library_versions(), **(inputs or {})}
         if self._path.exists():
             changes = folder.changes(config_text)
             if changes:
@@ -46,13 +58,31 @@ class Manifest:
                     "another `name` or `--output` (`--fresh` would discard that run)"
                 )
             self.values: dict[str, Any] = read_json(self._path)
+            self.check(inputs)
+            self._forget_lost_stages()
         elif folder.has_parts:
             raise RunFolderError(
                 f"{folder.root} holds parts of a run but no manifest.json; give another `name` or `--output`"
             )
         else:
             write_text(folder.config, config_text)
-            self.values = {"versions": library_versions(), "data": {}, "stages": {}}
+            self.values = {**inputs, "data": {}, "stages": {}}
+            self._save()
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Compare some of the inputs with those the run was begun with; record the changes that are accepted.
+
+        Raises:
+            RunFolderError: another one differs.
+        """
+        before = {name: self.values[name] for name in inputs if name in self.values}  # a new kind of input is added
+        now = {name: inputs[name] for name in before}
+        if "versions" in before:  # of libraries that were there
+            now["versions"] = {name: inputs["versions"].get(name) for name in before["versions"]}
+        changes = accept_changes(before, now, self._accepted, what=str(self._root), how="--accept {names}")
+        if changes or len(before) < len(inputs):
+            self.values["accepted"] = [*self.values.get("accepted", []), *([changes] if changes else [])]
+            self.values |= inputs
             self._save()
 
     def is_complete(self, stage: str) -> bool:
@@ -62,14 +92,51 @@ class Manifest:
         """What the stage recorded about itself."""
         return dict(self.values["stages"][stage]["info"])
 
-    def stage(self, name: str, work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
-        """Run `work` unless the stage is complete; record its wall-clock and the mapping it returns."""
-        if not self.is_complete(name):
-            started = time.perf_counter()
-            info = work() or {}
-            self.values["stages"][name] = {"seconds": time.perf_counter() - started, "info": info}
-            self._save()
+    def stage(self, name: str, work: Callable[[], dict[str, Any] | None], files: Iterable[Path] = ()) -> dict[str, Any]:
+        """Run `work` unless the stage is complete; record its wall-clock, the mapping it returns, and its files.
+
+        Args:
+            name: of the stage.
+            work: what it does.
+            files: that it leaves for later ones; of a folder, all in it.
+
+        Raises:
+            RunFolderError: the stage is complete, but its files are not those that it wrote; or it was made again, its
+                files are others than before, and later stages were made from those.
+        """
+        if self.is_complete(name):
+            self._check_files(name)
+            return self.info(name)
+        started = time.perf_counter()
+        info = work() or {}
+        seconds, digests = time.perf_counter() - started, digest_files(self._root, files)
+        lost = self.values.get("lost", {}).pop(name, None)
+        if lost and any(
+            digests.get(file) != lost["files"][file] for file in lost["files"] if file.endswith(".parquet")
+        ):
+            raise RunFolderError(
+                f"{self._root}: stage {name} was made again and its files are others than those that were lost, so "
+                "that what other stages made of them would not fit; begin anew in another folder (`--output`)"
+            )
+        self.values["stages"][name] = {"seconds": seconds, "info": info, "files": digests}
+        self._save()
         return self.info(name)
+
+    def _check_files(self, name: str) -> None:
+        changed = changed_files(self._root, self.values["stages"][name].get("files", {}))
+        if changed:
+            what = "; ".join(f"{file} {reason}" for file, reason in changed.items())
+            raise RunFolderError(
+                f"{self._root}: {what}, since stage {name} was complete; restore it from a copy, or delete it and run "
+                "the same command again, which makes the stage again"
+            )
+
+    def _forget_lost_stages(self) -> None:
+        """Take stages of which files were deleted as not done."""
+        for name, stage in list(self.values["stages"].items()):
+            if missing_files(self._root, stage.get("files", {})):
+                self.values.setdefault("lost", {})[name] = self.values["stages"].pop(name)
+                self._save()
 
     def record_data(self, name: str, sha256: str) -> None:
         self.values["data"][name] = sha256
@@ -79,24 +146,15 @@ class Manifest:
         write_json(self._path, self.values)
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can change a result, and of Python."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
-
-
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold a folder, created if needed, against other processes that want to write it.
+    """Hold a folder, created if needed, against other processes that want to write it; end what a kill left half-done.
 
     Raises:
-        RunFolderError: another process holds it, or a file of that name is in the way.
+        RunFolderError: another process holds it, which is named, or a file of that name is in the way.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(root)).mkdir(parents=True, exist_ok=True)  # also where a link leads to nothing any more
     except (FileExistsError, NotADirectoryError):
         raise RunFolderError(f"{root} is, or lies below, a file; give a folder as `--output`") from None
     lock = FileLock(root / _LOCK, timeout=0)
@@ -104,24 +162,46 @@ def locked(root: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunFolderError(
-            f"another process is writing {root}; wait until it has ended, or give another `--output`"
+            f"another process{_holder(root)} is writing {root}; wait until it has ended, or give another `--output`"
         ) from None
     try:
+        if (root / _DISCARDED).exists():
+            _delete_content(root)
+        for left in root.rglob(".*.tmp"):  # of writers that were killed
+            left.unlink(missing_ok=True)
+        write_json(root / _HOLDER, {"pid": os.getpid(), "host": platform.node()})
         yield
     finally:
+        (root / _HOLDER).unlink(missing_ok=True)
         lock.release()
 
 
+def _holder(root: Path) -> str:
+    """Who holds the lock, in words; empty where that cannot be read."""
+    try:
+        holder = read_json(root / _HOLDER)
+        return f" (pid {holder['pid']} on {holder['host']})"
+    except (SageError, KeyError, TypeError):
+        return ""
+
+
 def discard(root: Path) -> None:
-    """Delete a run, for `--fresh`.
+    """Delete a run, for `--fresh`. The folder stays, and a link to it; killed on the way, the next start goes on.
 
     Raises:
         RunFolderError: the folder is not a run's, or another process holds it.
     """
     names = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if "manifest.json" not in names and names != {_LOCK}:  # a lock alone: killed before it had begun
+    if not names or not (names & {"manifest.json", _DISCARDED} or names <= {_LOCK, _HOLDER}):
         raise RunFolderError(f"{root} is not a run folder (no manifest.json), so --fresh does not delete it")
-    # Renamed first: an interrupted deletion must not leave half a run under the name.
     with locked(root):
-        doomed = root.rename(root.with_name(f".{root.name}.deleted.{os.getpid()}"))
-    shutil.rmtree(doomed)
+        (root / _DISCARDED).touch()
+        _delete_content(root)
+
+
+def _delete_content(root: Path) -> None:
+    """Delete what is in a run's folder, last the mark that it is to be deleted."""
+    for path in root.iterdir():
+        if path.name not in (_LOCK, _HOLDER, _DISCARDED):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (root / _DISCARDED).unlink(missing_ok=True)

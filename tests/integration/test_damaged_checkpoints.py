@@ -75,3 +75,23 @@ def test_one_checkpoint_at_a_time_is_enough(policy: Path, tmp_path: Path) -> Non
     trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     assert trainer.args.save_total_limit == 1
+
+
+def test_training_goes_on_with_what_it_was_begun_with(
+    whole: tuple[Path, SAGETrainer], policy: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(folder / "checkpoint-4")
+    with pytest.raises(RunFolderError, match=r"args.learning_rate was 0.001, is 0.002; .*accept_changes='args.learn"):
+        make_trainer(policy, folder, max_steps=4, learning_rate=2e-3).train(resume_from_checkpoint=True)
+    other = SAGETrainer(
+        str(policy), args=make_arguments(folder, save_steps=1, max_steps=4), train_dataset=make_preferences(seed=9),
+        processing_class=make_tiny_tokenizer(),
+    )  # fmt: skip
+    with pytest.raises(RunFolderError, match=r"data\.sha256 was"):
+        other.train(resume_from_checkpoint=True)
+    accepted = make_trainer(
+        policy, folder, max_steps=4, learning_rate=2e-3, logging_steps=2, accept_changes=["args.learning_rate"]
+    )
+    accepted.train(resume_from_checkpoint=True)
+    assert accepted.state.global_step == 4

@@ -11,7 +11,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "sage_dpo"
 
-FOUNDATION = {"records", "errors", "config", "storage", "rules", "costs", "run_folder", "manifest", "data", "digests"}
+FOUNDATION = {
+    "records",
+    "errors",
+    "config",
+    "storage",
+    "rules",
+    "costs",
+    "run_folder",
+    "manifest",
+    "data",
+    "digests",
+    "inputs",
+}
 ALLOWED = {
     "errors": set(),
     "records": {"errors"},
@@ -20,9 +32,10 @@ ALLOWED = {
     "rules": {"records"},
     "costs": set(),
     "digests": set(),
+    "inputs": {"errors"},
     "data": {"errors", "storage", "rules"},
     "run_folder": {"storage"},
-    "manifest": {"errors", "storage", "run_folder", "digests"},
+    "manifest": {"errors", "storage", "run_folder", "digests", "inputs"},
     "core": {"errors", "records"},
     "problems": FOUNDATION | {"core"},
     "rollouts": FOUNDATION | {"core"},

@@ -11,6 +11,13 @@ from sage_dpo.cli.options import JsonPath, Quiet, RecipeOverrides, parse_list, p
 from sage_dpo.config import RunConfig, load_config
 from sage_dpo.config.page import settings_page
 
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What may differ from the run that is continued, as versions.torch,machine.threads. Can be repeated."
+    ),
+]
+
 RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, or a name of `sage-dpo recipes`.")]
 
 
@@ -20,6 +27,7 @@ def run(
     set_: RecipeOverrides = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; default <output_dir>/<name>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier run in the folder.")] = False,
+    accept: Accept = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: problems, rollouts, verdicts, pairs, training of every arm, evaluation, report."""
@@ -29,9 +37,10 @@ def run(
     from sage_dpo.run_folder import RunFolder
     from sage_dpo.storage import read_json
 
+    accepted = [name for item in accept or [] for name in item.split(",")]
     how = "run the same command without --fresh to continue" if fresh else "run the same command again to continue"
     with resumable(how=how):
-        folder = RunFolder(run_recipe(config, output=output, fresh=fresh, progress=not quiet))
+        folder = RunFolder(run_recipe(config, output=output, fresh=fresh, accepted=accepted, progress=not quiet))
     print(format_table(read_json(folder.summary)))
     print(f"report:  {folder.page}")
     print(f"summary: {folder.summary}")

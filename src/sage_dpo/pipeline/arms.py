@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def train_arm(
     probe_at_start: float | None,
     competence: float | None,
     evaluate: Evaluate | None = None,
+    accepted: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train one arm, continuing from its last complete checkpoint, and save policy, metrics and scores.
@@ -47,6 +49,7 @@ def train_arm(
         probe, probe_at_start: accuracy on the probe problems, and that of the untrained policy.
         competence: sampled success rate of the untrained policy over all problems, if it was measured.
         evaluate: runs the suites after `evaluation.at_steps`.
+        accepted: what may differ from the checkpoint, see `SAGEConfig.accept_changes`.
         progress: show progress bars.
 
     Returns:
@@ -54,6 +57,7 @@ def train_arm(
         taken, `stop_reason` where training ended by itself, and `best`, the best probe (`BestProbe.found`).
     """
     arguments = trainer_arguments(config, folder.checkpoints, progress=progress)
+    arguments.accept_changes = list(accepted)
     trainer = SAGETrainer(
         policy_path(config.policy.path),
         args=arguments,

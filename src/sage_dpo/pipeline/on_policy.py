@@ -87,7 +87,8 @@ class OnPolicySource:
         """
         folder = self._folder(version)
         policy = "" if model is None else model_fingerprint(model)
-        if folder.info.is_file() and (made := read_info(folder)).policy == policy and made.pairs:
+        is_there = all(path.is_file() for path in (folder.info, folder.completions, folder.verdicts, folder.pairs))
+        if is_there and (made := read_info(folder)).policy == policy and made.pairs:
             return self.restore(version=version)
         problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
         completions, seconds = sample_rollouts(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sage_dpo.manifest import Manifest, discard, locked
 from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.arms import train_arm, trainer_arguments
 from sage_dpo.pipeline.best import keep_policies
+from sage_dpo.pipeline.inputs import policy_inputs, run_inputs
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
 from sage_dpo.pipeline.policies import count_parameters, load_model, load_tokenizer, load_trained
 from sage_dpo.pipeline.processes import release_memory, require_one_process
@@ -38,13 +39,21 @@ from sage_dpo.storage import read_records, write_json, write_records
 from sage_dpo.verification import Verifier
 
 
-def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = False, progress: bool = True) -> Path:
+def run(
+    config: RunConfig,
+    *,
+    output: str | Path | None = None,
+    fresh: bool = False,
+    accepted: Sequence[str] = (),
+    progress: bool = True,
+) -> Path:
     """Run a recipe from start to report, continuing an interrupted run of the same recipe.
 
     Args:
         config: validated recipe.
         output: run folder; default `<output_dir>/<name>`.
         fresh: delete the folder first.
+        accepted: what may differ from the run that is continued, as `versions.torch`, `machine.threads` or `policy`.
         progress: show progress bars.
 
     Returns:
@@ -64,8 +73,8 @@ def run(config: RunConfig, *, output: str | Path | None = None, fresh: bool = Fa
         if fresh and folder.root.exists():  # only now that everything else is known to be in order
             discard(folder.root)
         with locked(folder.root):
-            manifest = Manifest(folder, dump_config(config))
-            _Stages(config, folder, manifest, tokenizer, suites, verifier, progress).execute()
+            manifest = Manifest(folder, dump_config(config), run_inputs(config, suites), accepted)
+            _Stages(config, folder, manifest, tokenizer, suites, verifier, tuple(accepted), progress).execute()
     return folder.root
 
 
@@ -79,23 +88,28 @@ class _Stages:
     tokenizer: Any
     suites: dict[str, list[Problem]]
     verifier: Verifier
+    accepted: tuple[str, ...]
     progress: bool
 
     def execute(self) -> None:
-        self.manifest.stage("problems", self._problems)
+        pool = self.folder.first_pool
+        self.manifest.stage("problems", self._problems, [self.folder.problems("train").parent])
         untuned = functools.cache(lambda: load_model(self.config.policy))
-        self.manifest.stage(FIRST_POOL, lambda: self._first_pool(untuned))
+        files = [pool.completions, pool.verdicts, pool.pairs]
+        self.manifest.stage(FIRST_POOL, lambda: self._first_pool(untuned), files)
         if any(self.config.for_arm(arm).training.probe_steps for arm in self.config.arms):
             self.manifest.stage(FIRST_PROBE, lambda: {"accuracy": self._probe(untuned())})
         untuned.cache_clear()
         results = {}
         for name, settings in self.config.arms.items():
             self._announce(f"arm {name}")
+            self.manifest.check({"policy": policy_inputs(self.config.policy)})  # all arms start from the same one
             if settings.train:
                 stage = self.folder.arm(name).stage
                 if not self.config.for_arm(name).training.save_steps and not self.manifest.is_complete(stage):
                     self._announce("no checkpoints (training.save_steps: 0): an interruption costs this arm, no other")
-                self.manifest.stage(stage, lambda name=name: self._train(name))  # type: ignore[misc]
+                made = [self.folder.arm(name).policy, self.folder.arm(name).metrics]
+                self.manifest.stage(stage, lambda name=name: self._train(name), made)  # type: ignore[misc]
             if self.suites:
                 results[name] = self._evaluate(name)
                 if settings.train and self.config.evaluation and self.config.evaluation.at_best:
@@ -162,6 +176,7 @@ class _Stages:
             probe_at_start=self.manifest.info(FIRST_PROBE)["accuracy"] if config.training.probe_steps else None,
             competence=first_pool.get("competence"),
             evaluate=self._run_suites if self.suites else None,
+            accepted=self.accepted,
             progress=self.progress,
         )
         release_memory()

@@ -41,6 +41,9 @@ class SAGEConfig(DPOConfig):
 
     `fields` says which columns of the data hold what, where they are not TRL's, as `{"prompt": "question"}`.
 
+    A checkpoint is resumed with the versions, machine, data and arguments it was written with; `accept_changes` names
+    what may differ, as `args.learning_rate`, `versions.torch` or `machine`.
+
     `log_candidates` writes every candidate's numbers to `output_dir/candidates/*.parquet` (`PairScore` records).
     """
 
@@ -74,6 +77,12 @@ class SAGEConfig(DPOConfig):
     score_max_age: int = _setting(ScoringSettings, "score_max_age")
     fields: dict[str, str] | None = field(
         default=None, metadata={"help": "Which columns hold prompt, chosen, rejected, ..., as {'prompt': 'question'}."}
+    )
+    accept_changes: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What may differ from a checkpoint that is resumed, as args.learning_rate or versions.torch."
+        },
     )
     log_candidates: bool = field(default=True, metadata={"help": "Write every candidate's numbers as Parquet."})
 

@@ -35,7 +35,7 @@ from sage_dpo.training.config import SAGEConfig, default_output_dir
 from sage_dpo.training.data import DataSets
 from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.moving_reference import ReferenceHandler, check_moving, load_moved, save_moved
-from sage_dpo.training.resume import counters_state, restore_counters
+from sage_dpo.training.resume import ResumeState
 from sage_dpo.training.sharding import ShardedScorer
 
 logger = get_logger(__name__)
@@ -127,7 +127,7 @@ class SAGETrainer(DPOTrainer):
             exclusions=self._data.exclusions.get("train"),
             log=CandidateLog(Path(str(args.output_dir), "candidates") if is_logged else None),
         )
-        self._resume_path: str | None = None
+        self._resume, self._resume_path = ResumeState(self), ""
         self.stop_reason: str | None = None
         self.add_callback(StreamCallback(self))
 
@@ -245,8 +245,8 @@ class SAGETrainer(DPOTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues bit for bit, pool and reference log-probabilities included."""
-        self._resume_path = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
-        result: Any = super().train(self._resume_path, *args, **kwargs)
+        self._resume_path = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir)) or ""
+        result: Any = super().train(self._resume_path or None, *args, **kwargs)
         return result._replace(training_loss=result.metrics["train_loss"])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -258,13 +258,13 @@ class SAGETrainer(DPOTrainer):
     def start_stream(self) -> None:
         """Build the pool before the first step, or restore it."""
         self._models.weights.begin()
-        if self._resume_path is None:
+        if not self._resume_path:
             self._log_selection(self.stream.start(precompute_reference=self.args.precompute_ref_log_probs))
             return
-        load_moved(self._resume_path, self._models.weights, self.callback_handler.callbacks)
         state = load_state(self._resume_path)
+        self._resume.restore(state)
+        load_moved(self._resume_path, self._models.weights, self.callback_handler.callbacks)
         self.stream.load_state_dict(state, step=self.state.global_step)
-        restore_counters(self, state)
 
     def refresh_pool(self) -> None:
         """Refresh the pool with the policy as it is now."""
@@ -294,7 +294,7 @@ class SAGETrainer(DPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        state = {**self.stream.state_dict(), **counters_state(self)}
+        state = {**self.stream.state_dict(), **self._resume.state()}
         moved = self._models.weights.state_dict() if self._models.has_moved else None
         if self.accelerator.is_main_process:
             self.stream.log.flush()

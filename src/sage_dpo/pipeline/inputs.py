@@ -1,0 +1,63 @@
+"""What a run's results depend on beside its recipe: machine, policy, files of data, suites."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sage_dpo.config import PolicySettings, RunConfig
+from sage_dpo.digests import digest_files
+from sage_dpo.pipeline.policies import policy_path
+from sage_dpo.records import Problem
+
+_POLICY_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
+
+
+def run_inputs(config: RunConfig, suites: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+    """Return the inputs of a run, for `Manifest`: nested mappings of names to hashes and words."""
+    sources = {"problems": config.problems, "probe": config.probe, "pairs": config.pairs}
+    return {
+        **machine_inputs(),
+        "policy": policy_inputs(config.policy),
+        "sources": {name: digests for name, source in sources.items() if (digests := _source_digests(source))},
+        "suites": {name: _problems_sha256(problems) for name, problems in suites.items()},
+    }
+
+
+def machine_inputs() -> dict[str, Any]:
+    """Return the device and, where it is the CPU, whose kernels sum by thread, the number of threads."""
+    is_cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if is_cuda else "cpu"
+    return {"machine": {"device": device, "threads": None if is_cuda else torch.get_num_threads()}}
+
+
+def policy_inputs(settings: PolicySettings) -> dict[str, Any]:
+    """Return the hash of each of the policy's files, or the commit of a hub id."""
+    folder = Path(policy_path(settings.path))
+    if folder.is_dir():
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in _POLICY_FILES]
+        return {name: digest["sha256"] for name, digest in digest_files(folder, files).items()}
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(str(folder), revision=settings.revision)
+    return {"commit": getattr(found, "_commit_hash", None)}
+
+
+def _source_digests(source: Any) -> dict[str, str]:
+    """Return one hash for each file or folder that a section of the recipe reads; none for the gym and the hub."""
+    files = getattr(source, "files", None) or ({"file": source} if hasattr(source, "path") else {})
+    return {name: _tree_sha256(Path(file.path)) for name, file in files.items() if Path(file.path).exists()}
+
+
+def _tree_sha256(path: Path) -> str:
+    digests = digest_files(path.parent, [path])
+    return hashlib.sha256(repr([(name, digest["sha256"]) for name, digest in digests.items()]).encode()).hexdigest()
+
+
+def _problems_sha256(problems: Sequence[Problem]) -> str:
+    rows = "\n".join(f"{problem.id!r} {problem.problem!r} {problem.answer!r}" for problem in problems)
+    return hashlib.sha256(rows.encode("utf-8", "surrogatepass")).hexdigest()
