@@ -246,13 +246,12 @@ class SAGETrainer(DPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues bit for bit, pool and reference log-probabilities included."""
         self._resume_path = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir)) or ""
-        result: Any = super().train(self._resume_path or None, *args, **kwargs)
-        return result._replace(training_loss=result.metrics["train_loss"])
+        done: Any = super().train(self._resume_path or None, *args, **kwargs)
+        return done._replace(training_loss=done.metrics["train_loss"])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as TRL does; the mean loss of the training is over all attempts, where transformers' is over the last."""
         if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)  # over all attempts
         super().log(logs, *args, **kwargs)
 
     def start_stream(self) -> None:
@@ -283,7 +282,7 @@ class SAGETrainer(DPOTrainer):
             self.refresh_pool()
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint. Older ones are deleted when callbacks have added theirs (`StreamCallback.on_save`)."""
+        """Write one; when callbacks have added theirs, it is marked and older ones are deleted (`StreamCallback`)."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # transformers would go by the clock
         if self.args.should_save:
             mark_incomplete(Path(str(self.args.output_dir), f"checkpoint-{self.state.global_step}"))
@@ -294,9 +293,9 @@ class SAGETrainer(DPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        state = {**self.stream.state_dict(), **self._resume.state()}
+        own = self._resume.state()
         moved = self._models.weights.state_dict() if self._models.has_moved else None
         if self.accelerator.is_main_process:
             self.stream.log.flush()
             save_moved(output_dir, moved, self.callback_handler.callbacks)
-            save_state(output_dir, state)
+            save_state(output_dir, {**self.stream.state_dict(), **own})
