@@ -46,6 +46,11 @@ class PoolFolder:
         return self.root / "completions.partial.jsonl"
 
     @property
+    def served_policy(self) -> Path:
+        """Weights for servers to load, while they sample."""
+        return self.root / "served-policy"
+
+    @property
     def verdicts(self) -> Path:
         return self.root / "verdicts.parquet"
 

@@ -95,7 +95,7 @@ class CompletionsServer:
 
     def post(self, path: str, request: dict[str, Any]) -> tuple[int, Any]:
         """Answer one POST; what is beside completions is for subclasses."""
-        return self.answer(request) if path == "/v1/completions" else (404, {"error": f"no {path}"})
+        return self.answer(request) if path == "/v1/completions" else (404, {"detail": "Not Found"})
 
     @contextlib.contextmanager
     def serve(self, port: int = 0) -> Iterator[CompletionsServer]:

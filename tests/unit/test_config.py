@@ -87,10 +87,12 @@ def test_refusals_say_what_and_how_to_mend_it(change, message):
     assert message in refused({**BASE, **change})
 
 
-def test_a_served_policy_cannot_be_refreshed():
-    engine = {"kind": "server", "base_url": "http://localhost", "model": "m"}
-    text = refused({**BASE, "rollouts": {"engine": engine}, "pool": {"refresh_steps": 5}})
-    assert "refresh_steps is 5; set refresh_steps to 0" in text
+def test_a_served_policy_is_refreshed_by_means_that_are_named():
+    text = refused({**BASE, "rollouts": {"engine": SERVER}, "pool": {"refresh_steps": 5}})
+    assert "refresh_steps is 5; set rollouts.engine.sync, or refresh_steps to 0" in text
+    served = {**BASE, "rollouts": {"engine": {**SERVER, "sync": {"kind": "lora"}}}, "pool": {"refresh_steps": 5}}
+    assert "policy.lora is none: there is no adapter; set sync.kind to reload" in refused(served)
+    assert validate(RunConfig, {**served, "policy": {"lora": {}}}).pool.refresh_steps == 5
 
 
 def test_missing_and_broken_files(tmp_path):

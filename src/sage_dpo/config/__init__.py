@@ -9,7 +9,15 @@ What this package does not know: the fields of TRL's own trainer arguments. `tra
 """
 
 from sage_dpo.config.builtin import BuiltinRecipe, builtin_recipes, builtin_studies, find_recipe, find_study
-from sage_dpo.config.engines import EngineSettings, ServerEngineSettings, TransformersEngineSettings
+from sage_dpo.config.engines import (
+    EngineSettings,
+    LoraSyncSettings,
+    ReloadSyncSettings,
+    RestartSyncSettings,
+    ServerEngineSettings,
+    SyncSettings,
+    TransformersEngineSettings,
+)
 from sage_dpo.config.files import dump_config, load_config, parse_yaml, read_yaml, recorded_values
 from sage_dpo.config.recipe import ArmSettings, RunConfig
 from sage_dpo.config.sampling import (
@@ -58,6 +66,7 @@ __all__ = [
     "GymSuiteSettings",
     "HeldOutProblemSettings",
     "LoraSettings",
+    "LoraSyncSettings",
     "OnPolicyPairSettings",
     "PairSettings",
     "PolicySettings",
@@ -65,6 +74,8 @@ __all__ = [
     "ProbeSettings",
     "ProblemFileSettings",
     "ProblemSettings",
+    "ReloadSyncSettings",
+    "RestartSyncSettings",
     "RolloutSettings",
     "RunConfig",
     "ScoringSettings",
@@ -73,6 +84,7 @@ __all__ = [
     "ServerEngineSettings",
     "SeveralFileProblemSettings",
     "SuiteSettings",
+    "SyncSettings",
     "TrainingSettings",
     "TransformersEngineSettings",
     "VerificationSettings",

@@ -16,6 +16,41 @@ class TransformersEngineSettings(Section):
     batch_size: int = Field(256, ge=1, description="Completions at a time.")
 
 
+class _SyncSettings(Section):
+    """What every way of handing over the policy needs."""
+
+    folder: str | None = Field(
+        None, description="Folder that the servers see under the same path; none is in the run's folder."
+    )
+
+
+class LoraSyncSettings(_SyncSettings):
+    """Write the adapter and have vLLM load it (`--enable-lora`, `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`)."""
+
+    kind: Literal["lora"] = Field(description="Which of the kinds.")
+
+
+class ReloadSyncSettings(_SyncSettings):
+    """Write all weights and have vLLM load them in place (`VLLM_SERVER_DEV_MODE=1`)."""
+
+    kind: Literal["reload"] = Field(description="Which of the kinds.")
+
+
+class RestartSyncSettings(_SyncSettings):
+    """Write all weights and start the servers anew with a command, the last resort."""
+
+    kind: Literal["restart"] = Field(description="Which of the kinds.")
+    command: list[str] = Field(
+        min_length=1,
+        description="Program and arguments, run once for each server: stops it, and starts it in the background with "
+        "the weights in `{folder}`; `{url}` is its address.",
+    )
+    start_timeout_s: float = Field(900.0, gt=0.0, description="Seconds within which it must answer after that.")
+
+
+SyncSettings = Annotated[LoraSyncSettings | ReloadSyncSettings | RestartSyncSettings, Field(discriminator="kind")]
+
+
 class ServerEngineSettings(Section):
     """Sample from vLLM or SGLang: OpenAI-compatible completions endpoints that take and return token ids."""
 
@@ -48,6 +83,20 @@ class ServerEngineSettings(Section):
         False,
         description="Take text where a server returns no token ids and encode it, which can differ from what was "
         "sampled; off, such a server is refused.",
+    )
+    sync: SyncSettings | None = Field(
+        None, description="How the servers get the policy at each refresh; none is a fixed policy, without refreshes."
+    )
+    tolerance: float = Field(
+        0.1,
+        gt=0.0,
+        description="Nats a token by which a server's log-probabilities of a few prompts may differ from ours on "
+        "average before it counts as another policy.",
+    )
+    check_policy: bool = Field(
+        False,
+        description="Load the policy here too for the first pool, only to compare the servers with it. At a refresh "
+        "they always are.",
     )
 
     @field_validator("base_url")

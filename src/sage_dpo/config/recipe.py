@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from sage_dpo.config.engines import ServerEngineSettings
+from sage_dpo.config.engines import LoraSyncSettings, ServerEngineSettings
 from sage_dpo.config.sampling import (
     HeldOutProblemSettings,
     OnPolicyPairSettings,
@@ -83,15 +83,27 @@ class RunConfig(Section):
                     "evaluation.at_best is on, but training.probe_steps is 0, so that no probe is the best; set "
                     "probe_steps, or at_best to false"
                 )
-        if isinstance(self.rollouts.engine, ServerEngineSettings) and self.pool.refresh_steps:
-            raise ValueError(
-                "rollouts.engine.kind is server, which serves a fixed policy, but pool.refresh_steps is "
-                f"{self.pool.refresh_steps}; set refresh_steps to 0 or use the transformers engine"
-            )
+        self._check_sync()
         if is_trained and self.policy.dtype in ("bfloat16", "float16") and self.policy.lora is None:
             raise ValueError(
                 f"policy.dtype is {self.policy.dtype} without lora: small updates of half-precision weights round to "
                 "nothing; set dtype to float32 (a GPU still computes in bf16), or add lora"
+            )
+
+    def _check_sync(self) -> None:
+        """Raise where servers sample refreshes that they cannot follow."""
+        if not isinstance(self.rollouts.engine, ServerEngineSettings):
+            return
+        sync = self.rollouts.engine.sync
+        if sync is None and self.pool.refresh_steps:
+            raise ValueError(
+                f"rollouts.engine.kind is server without sync, a fixed policy, but pool.refresh_steps is "
+                f"{self.pool.refresh_steps}; set rollouts.engine.sync, or refresh_steps to 0"
+            )
+        if isinstance(sync, LoraSyncSettings) and self.policy.lora is None:
+            raise ValueError(
+                "rollouts.engine.sync.kind is lora, but policy.lora is none: there is no adapter; set sync.kind to "
+                "reload, or add policy.lora"
             )
 
     @property

@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
 
-from sage_dpo.config import RunConfig
+from sage_dpo.config import RunConfig, ServerEngineSettings
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs.build import build_pairs
+from sage_dpo.pipeline.policies import policy_path
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
 from sage_dpo.rollouts import sample_rollouts
 from sage_dpo.rules import success_rate, verdict_counts
@@ -22,6 +24,9 @@ from sage_dpo.selection.reference import model_fingerprint
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.storage import read_json, read_records, write_json, write_records
 from sage_dpo.verification import Verifier, requests_for
+
+if TYPE_CHECKING:
+    from sage_dpo.rollouts.handover import Handover
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class OnPolicySource:
         self._verifier = verifier
         self._folder = folder
         self._progress = progress
+        self._handover = policy_handover(config, tokenizer, folder)
 
     def refresh(self, model: Any, *, version: int, step: int) -> PoolContents:
         """Sample K completions a problem, verify, pair, store.
@@ -101,7 +107,10 @@ class OnPolicySource:
             progress=self._progress,
             journal=folder.journal,
             policy=policy,
+            handover=self._handover,
         )
+        if self._handover is not None:
+            self._handover.clear(version)
         started = time.perf_counter()
         write_records(folder.completions, completions, Completion)
         verdicts = self._verifier.verify(requests_for(problems, completions), progress=self._progress)
@@ -153,6 +162,21 @@ class OnPolicySource:
         """Read back what `refresh` stored."""
         folder = self._folder(version)
         return pool_contents(read_records(folder.pairs, PreferencePair), read_info(folder))
+
+
+def policy_handover(config: RunConfig, tokenizer: Any, folder: Callable[[int], PoolFolder]) -> Handover | None:
+    """Return how servers get the policy of this recipe; `None` where nothing is handed over."""
+    engine = config.rollouts.engine
+    if not isinstance(engine, ServerEngineSettings) or engine.sync is None:
+        return None
+    from sage_dpo.rollouts.handover import Handover
+
+    shared = engine.sync.folder
+
+    def place(version: int) -> Path:
+        return Path(shared) / f"{config.name}-{version:03d}" if shared else folder(version).served_policy
+
+    return Handover(engine.sync, tokenizer, untuned=policy_path(config.policy.path), folder=place)
 
 
 def encode_solution(tokenizer: Any, problem: Problem) -> tuple[int, ...]:

@@ -134,8 +134,9 @@ class _Stages:
         if isinstance(self.config.pairs, FixedPairSettings):
             costs, info = self._fixed_pool(self.config.pairs)
         else:
-            is_served = isinstance(self.config.rollouts.engine, ServerEngineSettings)
-            costs, info = self._sampled_pool(None if is_served else untuned())
+            engine = self.config.rollouts.engine
+            is_needed = not isinstance(engine, ServerEngineSettings) or engine.check_policy
+            costs, info = self._sampled_pool(untuned() if is_needed else None)
         return {**info, "costs": costs.as_dict()}
 
     def _fixed_pool(self, fixed: FixedPairSettings) -> tuple[Costs, dict[str, Any]]:

@@ -66,7 +66,8 @@ def sample_completions(
     """Sample completions of the problems in a file; `journal` keeps them as they come (`sample_rollouts`)."""
     tokenizer = load_tokenizer(policy)
     problems = load_problems(path, fields=fields).problems
-    model = None if isinstance(rollouts.engine, ServerEngineSettings) else load_model(policy)
+    is_needed = not isinstance(rollouts.engine, ServerEngineSettings) or rollouts.engine.check_policy
+    model = load_model(policy) if is_needed else None
     return sample_rollouts(
         problems,
         rollouts,

@@ -17,13 +17,28 @@ from sage_dpo.rollouts.journal import CompletionJournal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from sage_dpo.rollouts.handover import Handover
 
-def build_engine(settings: config.EngineSettings, *, model: Any, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
-    """Make the engine that a recipe names. The server engine ignores `model`: the endpoint holds its own."""
+
+def build_engine(
+    settings: config.EngineSettings,
+    *,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    handover: Handover | None = None,
+) -> RolloutEngine:
+    """Make the engine that a recipe names.
+
+    Args:
+        settings: `rollouts.engine` of the recipe.
+        model, tokenizer: the policy. Servers hold their own, which is compared with `model` unless that is `None`.
+        handover: how servers get it; `None` where they hold it already.
+    """
     if isinstance(settings, config.ServerEngineSettings):
         from sage_dpo.rollouts.server import ServerEngine
 
-        return ServerEngine(settings, tokenizer, api_key=os.environ.get(settings.api_key_env))
+        key = os.environ.get(settings.api_key_env)
+        return ServerEngine(settings, tokenizer, api_key=key, model=model, handover=handover)
     from sage_dpo.rollouts.transformers import TransformersEngine
 
     return TransformersEngine(model, tokenizer, batch_size=settings.batch_size)
@@ -40,6 +55,7 @@ def sample_rollouts(
     progress: bool = False,
     journal: Path | None = None,
     policy: str = "",
+    handover: Handover | None = None,
 ) -> tuple[list[Completion], float]:
     """Ask the problems as a recipe says: prompts, engine, K completions each.
 
@@ -52,6 +68,7 @@ def sample_rollouts(
         journal: where completions are kept as they come, and taken over from an earlier attempt of the same job. The
             caller deletes it when it has stored the whole. `None` keeps none.
         policy: identifies the weights; a journal of others is not used.
+        handover: how servers get the policy; see `build_engine`.
 
     Returns:
         Completions by problem, then sample, none for problems that a server had to leave out; seconds on the clock,
@@ -61,7 +78,7 @@ def sample_rollouts(
         problems, tokenizer, prompt_template=settings.prompt_template, system_prompt=settings.system_prompt
     )
     engine, params = (
-        build_engine(settings.engine, model=model, tokenizer=tokenizer),
+        build_engine(settings.engine, model=model, tokenizer=tokenizer, handover=handover),
         SamplingParams.from_settings(settings),
     )
     with CompletionJournal(journal, _key(prompts, settings, params, seed, policy_version, policy)) as kept:

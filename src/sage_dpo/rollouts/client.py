@@ -126,6 +126,7 @@ class Client:
         try:
             await self._make_ready(endpoint)
             generation = endpoint.generation
+            self.counts["requests"] += 1
             answer = parse(await self.call(endpoint, "/v1/completions", {**body, "model": endpoint.model}), endpoint)
         except RefusedError as error:
             if error.status != 404 or not endpoint.has_answered:
@@ -141,8 +142,10 @@ class Client:
         endpoint.is_away, endpoint.misses, endpoint.has_answered = False, 0, True
         return answer
 
-    async def call(self, endpoint: Endpoint, path: str, body: Any = None, *, deadline_s: float | None = None) -> Any:
-        """Make one attempt; POST with a body, else GET. Return the parsed JSON, or `None` for an empty answer.
+    async def call(
+        self, endpoint: Endpoint, path: str, body: Any = None, *, deadline_s: float | None = None, is_read: bool = True
+    ) -> Any:
+        """Make one attempt; POST with a body, else GET. Return the parsed JSON, or `None` if it is not to be read.
 
         Raises:
             TransientError, RefusedError: see there.
@@ -152,7 +155,6 @@ class Client:
 
         httpx = import_client()
         deadline_s = deadline_s or self.settings.timeout_s
-        self.counts["requests"] += path == "/v1/completions"
         with anyio.move_on_after(deadline_s) as scope:
             endpoint.scopes.add(scope)
             try:
@@ -166,17 +168,18 @@ class Client:
             if endpoint.misses >= _MISSES:
                 raise TransientError("missed its health checks", is_away=True)
             raise TransientError(f"no answer within {deadline_s:g} s")
-        return self._read(endpoint, response)
+        return self._read(endpoint, response, is_read)
 
-    def _read(self, endpoint: Endpoint, response: Any) -> Any:
+    def _read(self, endpoint: Endpoint, response: Any, is_read: bool) -> Any:
         status, said = response.status_code, self._quote(response.text)
         if status in _TRANSIENT:
             pause_s = retry_after(response.headers.get("Retry-After"))
-            raise TransientError(f"HTTP {status}: {said}", pause_s=pause_s, is_away=status in _GONE)
+            is_away = status in _GONE and not pause_s  # with a time to come again it is busy
+            raise TransientError(f"HTTP {status}: {said}", pause_s=pause_s, is_away=is_away)
         if status >= 300:
             raise RefusedError(status, "(its answer is not shown)" if status in (401, 403) else said, endpoint)
         try:
-            return response.json() if response.content else None
+            return response.json() if is_read else None
         except ValueError:
             raise RolloutError(
                 f"{endpoint.place} answered with text that is not JSON: {said!r}; is this an OpenAI-compatible "

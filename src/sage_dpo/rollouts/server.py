@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from anyio import CancelScope
     from transformers import PreTrainedTokenizerBase
 
+    from sage_dpo.rollouts.fingerprint import Fingerprints
+    from sage_dpo.rollouts.handover import Handover
+
 _logger = logging.getLogger(__name__)
 _TOO_LONG = re.compile(r"context.?(length|size|window)|max_model_len|max_total_tokens|too long", re.IGNORECASE)
 TOO_LONG = "prompt and max_new_tokens beyond the server's context length"
@@ -48,6 +51,8 @@ class ServerEngine:
         settings: addresses, deadlines, retries; `rollouts.engine` of a recipe.
         tokenizer: of the policy; decodes ids.
         api_key: sent as bearer token if given.
+        model: the policy as it is now, to compare the servers with; `None` compares with nothing.
+        handover: how the servers get `model` before it samples; `None` where they hold it already.
 
     Attributes:
         counts: `requests`, `retries`, `reencoded` (completions encoded from text), `eos_appended`.
@@ -60,12 +65,20 @@ class ServerEngine:
     """
 
     def __init__(
-        self, settings: ServerEngineSettings, tokenizer: PreTrainedTokenizerBase, *, api_key: str | None = None
+        self,
+        settings: ServerEngineSettings,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        api_key: str | None = None,
+        model: Any = None,
+        handover: Handover | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ConfigError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
         import_client()
         self.settings, self._api_key = settings, api_key
+        self._model, self._handover = model, handover
+        self._fingerprints: Fingerprints | None = None
         self.counts: Counter[str] = Counter()
         self.exclusions: Counter[str] = Counter()
         self._reader = AnswerReader(tokenizer, encode_text=settings.encode_text, counts=self.counts)
@@ -86,6 +99,7 @@ class ServerEngine:
             return []
         from anyio.from_thread import start_blocking_portal
 
+        self._measure(prompts, policy_version)
         answers: queue.SimpleQueue[tuple[RolloutPrompt, list[Completion] | str] | None] = queue.SimpleQueue()
         job = _Job(self, prompts, settings, seed, policy_version, answers)
         answered: dict[str, list[Completion]] = {}
@@ -115,6 +129,26 @@ class ServerEngine:
             raise RolloutError(told) from None
         self._count(left_out, len(prompts))
         return [completion for prompt in prompts for completion in answered.get(prompt.problem_id, [])]
+
+    def _measure(self, prompts: Sequence[RolloutPrompt], policy_version: int) -> None:
+        """Write the policy for the servers, and note what they must answer when they hold it."""
+        if self._handover is not None:
+            self._handover.write(self._model, policy_version)
+        if self._model is not None:
+            from sage_dpo.rollouts.fingerprint import Fingerprints
+
+            self._fingerprints = Fingerprints() if self._handover is None else self._handover.fingerprints
+            self._fingerprints.measure(self._model, prompts)
+
+    async def prepare(self, client: Client, endpoint: Endpoint) -> str:
+        """Hand the policy to a server that has come up, check that it holds it, return its name there."""
+        name = self.settings.model
+        if self._handover is not None:
+            name = await self._handover.load(client, endpoint, name)
+        name = await greet(client, endpoint, name)
+        if self._fingerprints is not None:
+            await self._fingerprints.check(client, endpoint, name, self.settings.tolerance)
+        return name
 
     def _count(self, left_out: dict[str, str], asked: int) -> None:
         reasons = Counter(left_out.values())
@@ -149,7 +183,7 @@ class _Job:
         import anyio
 
         engine = self._engine
-        client = Client(engine.settings, engine._api_key, self._prepare, engine.counts)
+        client = Client(engine.settings, engine._api_key, engine.prepare, engine.counts)
         async with client.connected(), anyio.create_task_group() as group:
             for _ in range(min(engine.settings.concurrency, len(self._prompts))):
                 group.start_soon(self._work, client, self._waiting, group.cancel_scope)
@@ -188,10 +222,6 @@ class _Job:
                 f"{error}; check that the server runs, that rollouts.engine.base_url is right and that "
                 "rollouts.engine.retry_s and timeout_s are long enough"
             ) from None
-
-    async def _prepare(self, client: Client, endpoint: Endpoint) -> str:
-        """Return the model's name on a server that has come up."""
-        return await greet(client, endpoint, self._engine.settings.model)
 
     def _body(self, prompt: RolloutPrompt) -> dict[str, Any]:
         settings = self._settings

@@ -109,7 +109,7 @@ class TransformersEngine:
             for sample in range(samples)
         ]
         with (
-            _evaluation_mode(self.model),
+            evaluation_mode(self.model),
             torch.inference_mode(),
             tqdm(total=len(rows), desc="sampling", unit="completion", disable=not progress) as progress_bar,
         ):
@@ -276,7 +276,7 @@ def _can_select_rows(model: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Dropout and gradient checkpointing off (the latter would disable the cache), the model's own generation config
     out of the way (it fills every field we leave open: repetition penalty, suppressed tokens); all restored after.
     """
