@@ -17,7 +17,7 @@ HARDER = "harder"
 
 
 @dataclass(frozen=True, slots=True)
-class Suite:
+class EverydaySuite:
     """One evaluation suite, of questions that no other split has.
 
     Attributes:
@@ -39,13 +39,13 @@ _SIZES = {"sums": 100, "shares": 60, "times_table": 80}
 """Of families with few questions; the others' are 120."""
 
 
-def _suite(family: Family) -> Suite:
-    return Suite(family.name, _SIZES.get(family.name, 120), (family.name,), TRAINED_LEVELS, family.description)
+def _suite(family: Family) -> EverydaySuite:
+    return EverydaySuite(family.name, _SIZES.get(family.name, 120), (family.name,), TRAINED_LEVELS, family.description)
 
 
-SUITES: dict[str, Suite] = {
+SUITES: dict[str, EverydaySuite] = {
     **{name: _suite(family) for name, family in FAMILIES.items()},
-    HARDER: Suite(HARDER, 315, tuple(FAMILIES), (Level.HARD,), "every family at a level that is never trained on"),
+    HARDER: EverydaySuite(HARDER, 315, tuple(FAMILIES), (Level.HARD,), "every family, at a level never trained on"),
 }
 """By name; 1,035 problems in all."""
 
