@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sage_dpo.config import FixedPairSettings, OnPolicyPairSettings, RunConfig
+from sage_dpo.config import FixedPairSettings, OnPolicyPairSettings, RunConfig, ServerEngineSettings
 from sage_dpo.planning.given import Given
 from sage_dpo.planning.hardware import LAYER_CALL_S, Machine
 from sage_dpo.planning.inputs import Inputs, gather_inputs
@@ -174,8 +174,12 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
         yield "gated arms are planned without their gate: it trains on fewer pairs, and may end training early"
     if config.training.score_max_age:
         yield "scoring is planned anew for every step; training.score_max_age will save some of it"
+    is_served = isinstance(config.rollouts.engine, ServerEngineSettings)
     if inputs.weight_bytes == 4:
-        yield "the first pool and the evaluation are sampled in float32, which the policy is loaded in"
+        sampled = "the evaluation is" if is_served else "the first pool and the evaluation are"
+        yield f"{sampled} sampled in float32, which the policy is loaded in"
+    if is_served:
+        yield "rollouts are those of one server, with bfloat16 weights on a GPU of the same kind"
     if machine.count > 1:
         yield (
             f"{machine.count} GPUs share reference, scoring and training, as SAGETrainer does under accelerate; "

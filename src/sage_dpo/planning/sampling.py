@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sage_dpo.config import RunConfig, TransformersEngineSettings
 from sage_dpo.planning.cost import Sequences, decode_cost, kv_cache_bytes, prefill_cost
@@ -13,6 +13,9 @@ from sage_dpo.planning.shape import TrainingSetup
 from sage_dpo.planning.stages import EVALUATION, OCCUPANCY, PROBE, Stage, sampled_problems
 
 _SERVER_BATCH = 256
+_SERVED = TrainingSetup(
+    weight_bytes=2, compute_bytes=2, optimizer_bytes=0
+)  # bfloat16, as Qwen2.5 and others are stored
 _LOGIT_BYTES = 12  # float32 logits, probabilities and their cumulative sum
 
 
@@ -34,8 +37,10 @@ class Sampler:
         """Sample one pool."""
         settings = self.config.rollouts
         problems = sampled_problems(self.config, self.inputs)
-        is_served = not isinstance(settings.engine, TransformersEngineSettings)
-        return self._sample(name, problems, settings.samples, settings.max_new_tokens, is_served=is_served)
+        if isinstance(settings.engine, TransformersEngineSettings):
+            return self._sample(name, problems, settings.samples, settings.max_new_tokens)
+        served = replace(self, setup=_SERVED)
+        return served._sample(name, problems, settings.samples, settings.max_new_tokens, is_served=True)
 
     def probe(self) -> Stage:
         """Answer the probe problems once."""

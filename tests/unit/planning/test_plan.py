@@ -156,6 +156,18 @@ def test_fixed_pairs_are_measured_not_sampled() -> None:
     assert any("measured on 256 of 327" in note for note in result.notes)
 
 
+def test_a_server_samples_in_bfloat16_whatever_the_policy_is_loaded_in() -> None:
+    server = {"kind": "server", "base_url": "http://localhost:8000/v1"}
+    overrides = {"rollouts.engine": server, "pool.refresh_steps": 0}
+    first = [part(plan({**overrides, "policy.lora": lora}, replace(INPUTS, weight_bytes=size)), "first pool").stages[0]
+             for lora, size in ((None, 4), ({"r": 4}, 2))]  # fmt: skip
+    assert first[0] == first[1]
+    assert first[0].memory_gb < part(plan({"pool.refresh_steps": 0}), "first pool").stages[0].memory_gb
+    notes = " ".join(plan(overrides).notes)
+    assert "the evaluation is sampled in float32" in notes
+    assert "rollouts are those of one server, with bfloat16 weights" in notes
+
+
 def test_held_out_problems_are_probed_and_not_sampled_from() -> None:
     config = recipe({"probe": {"kind": "held_out", "count": 100}})
     inputs = gather_inputs(config, Given())
