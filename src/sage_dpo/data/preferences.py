@@ -25,7 +25,7 @@ TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 """Columns of pairs that are token ids already."""
 
 _REQUIRED, _PROVENANCE = NAMES[:3], NAMES[6:]
-_OTHERS = ("tools", "chat_template_kwargs")  # TRL's, handed on as they are
+_OTHERS = ("tools", "chat_template_kwargs", "ref_chosen_logps", "ref_rejected_logps")  # TRL's, as they are
 _QUESTIONS = (
     "question",
     "instruction",

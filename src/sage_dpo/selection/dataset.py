@@ -27,6 +27,8 @@ def read_preferences(
     fields: Mapping[str, str | None] | None,
     name: str,
     max_length: int | None = None,
+    *,
+    keeps_others: bool = False,
 ) -> tuple[Dataset, dict[str, int]]:
     """Return the rows that can be trained on in the form that TRL reads, and how many were excluded for which reason.
 
@@ -38,6 +40,7 @@ def read_preferences(
         fields: which columns hold what.
         name: what a message calls the data set.
         max_length: longest prompt + completion in tokens; texts that are surely longer are not tokenized at all.
+        keeps_others: whether columns that are not read stay.
 
     Raises:
         EmptyPoolError: no row remains.
@@ -69,7 +72,8 @@ def read_preferences(
         def as_trl_reads(row: dict[str, Any], number: int) -> dict[str, Any]:
             return reader.read(row, f"{name}[{number}]", strips_prompt=all(repeats))
 
-        dataset = dataset.map(as_trl_reads, with_indices=True, remove_columns=dataset.column_names)
+        gone = [name for name in dataset.column_names if not (keeps_others and name in reader.ignored)]
+        dataset = dataset.map(as_trl_reads, with_indices=True, remove_columns=gone)
     if any(reasons):
         dataset = dataset.select([number for number, reason in enumerate(reasons) if reason is None])
     counts = dict(Counter(reason for reason in reasons if reason is not None))

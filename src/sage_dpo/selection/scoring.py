@@ -122,6 +122,27 @@ class PairScorer:
         """
         return self.reference.get(completions, self._compute_reference)
 
+    def pair_reference(self, pairs: Columns, *, ld_alpha: float | None = None) -> NDArray[np.float64]:
+        """Return the `[2 N]` reference log-probabilities that pairs are trained with, nats: all chosen, all rejected.
+
+        With `ld_alpha` (LD-DPO), tokens beyond the length of the pair's shorter completion weigh so much: its sum is
+        `ld_alpha x` that of the whole completion `+ (1 - ld_alpha) x` that of its beginning.
+
+        Raises:
+            DataError: as for `reference_logps`.
+        """
+        whole = self.reference_logps(as_completions(pairs))
+        if ld_alpha is None:
+            return whole
+        sides = list(zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True))
+        shared = [min(len(chosen), len(rejected)) for chosen, rejected in sides]
+        beginnings = {
+            "prompt_ids": pairs["prompt_ids"],
+            "chosen_ids": [chosen[:length] for (chosen, _), length in zip(sides, shared, strict=True)],
+            "rejected_ids": [rejected[:length] for (_, rejected), length in zip(sides, shared, strict=True)],
+        }
+        return ld_alpha * whole + (1 - ld_alpha) * self.reference_logps(as_completions(beginnings))
+
     def survey(self, pairs: Columns, *, step: int = 0, label: str) -> CandidateScores:
         """Return the columns of many pairs, without informativeness and not to be used again.
 

@@ -20,6 +20,9 @@ class StreamSettings:
         max_length: longest prompt + completion of a pair, tokens; `None` sets no bound.
         eos_token_id: a completion of this token alone counts as empty.
         score_max_age: steps for which a completion's score is used again.
+        groups_by_length: put kept pairs of similar length into one microbatch; if not, they stay in the order drawn.
+        ld_alpha: weight of what the longer completion of a pair has beyond the shorter one's length, in the reference
+            log-probabilities that pairs are trained with; `None` is 1.
         processes, process: how many train, and which one this is.
     """
 
@@ -30,6 +33,8 @@ class StreamSettings:
     max_length: int | None = None
     eos_token_id: int | None = None
     score_max_age: int = 0
+    groups_by_length: bool = True
+    ld_alpha: float | None = None
     processes: int = 1
     process: int = 0
 

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from sage_dpo.core.selection import candidate_count
 from sage_dpo.errors import EmptyPoolError, RunFolderError
-from sage_dpo.forward import as_completions
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, success_rate_column, usable_rows
 from sage_dpo.selection.gate import CALIBRATION_PAIRS, Gate
 from sage_dpo.selection.log import CandidateLog, candidate_records, selection_metrics
@@ -125,7 +124,7 @@ class CandidateStream:
         if self.gate.threshold is not None:
             metrics["gate/threshold"] = self.gate.threshold
         if precompute_reference:  # after _enter, which may have met them already
-            self.scorer.reference_logps(as_completions(self._first[:]))
+            self.scorer.pair_reference(self._first[:], ld_alpha=self.settings.ld_alpha)
         return metrics
 
     def next(self, step: int, *, progress: float, microbatches: int) -> StepBatch:
@@ -234,14 +233,18 @@ class CandidateStream:
         self, columns: Columns, kept: NDArray[np.int64], microbatches: int, step: int
     ) -> tuple[StepBatch, NDArray[np.int64]]:
         """Give the kept pairs their reference log-probabilities and deal them out; also return which are trained on."""
-        pairs: Columns = {name: [columns[name][i] for i in kept] for name in TOKEN_COLUMNS}
-        lengths = np.array(
-            [2 * len(p) + len(c) + len(r) for p, c, r in zip(*pairs.values(), strict=True)], dtype=np.int64
+        pairs: Columns = {name: [column[i] for i in kept] for name, column in columns.items()}
+        prompt, chosen, rejected = (
+            np.array([len(ids) for ids in pairs[name]], dtype=np.int64) for name in TOKEN_COLUMNS
         )
+        lengths = 2 * prompt + chosen + rejected
         is_short = len(kept) < self.settings.keep and self.settings.selector.gate_mean == "asked"
         asked = self.settings.keep if is_short else None
-        dealt = deal_microbatches(lengths, count=microbatches, processes=self.settings.processes, asked=asked)
-        reference = self.scorer.reference_logps(as_completions(pairs))
+        keys = lengths if self.settings.groups_by_length else kept
+        dealt = deal_microbatches(
+            keys, count=microbatches, processes=self.settings.processes, asked=asked, tokens=chosen
+        )
+        reference = self.scorer.pair_reference(pairs, ld_alpha=self.settings.ld_alpha)
         check_finite(reference, pairs, "reference", step)
         pairs["ref_chosen_logps"], pairs["ref_rejected_logps"] = (half.tolist() for half in np.split(reference, 2))
         trained = np.sort(np.concatenate([m.rows for process in dealt for m in process])).astype(np.int64)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset
+from accelerate.logging import get_logger
 from torch import Tensor
 
 from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, NumericalError
@@ -14,18 +15,24 @@ from sage_dpo.selection.dataset import success_rate_column
 from sage_dpo.selection.source import PairSource
 from sage_dpo.training.config import SAGEConfig
 
+logger = get_logger(__name__)
+
+
+_WITHOUT_EFFECT = {
+    "dataloader_num_workers": "a step's pairs are taken from memory",
+    "dataloader_prefetch_factor": "a step's pairs are taken from memory",
+    "dataloader_persistent_workers": "a step's pairs are taken from memory",
+    "dataloader_multiprocessing_context": "a step's pairs are taken from memory",
+    "train_sampling_strategy": "the pairs of every step are grouped by length as they are",
+    "length_column_name": "lengths are counted",
+    "precompute_ref_batch_size": "score_token_budget bounds the reference's passes",
+    "ignore_data_skip": "a resumed run goes on with the pairs that come next",
+}
+"""Arguments that change nothing about training with SAGE, and why; some do about evaluation."""
+
 
 def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | None) -> None:
-    if not isinstance(args, SAGEConfig):
-        raise ConfigError(
-            f"args is a {type(args).__name__}, expected a SAGEConfig; replace {type(args).__name__}(...) by "
-            "SAGEConfig(...), which takes the same arguments"
-        )
-    if not isinstance(train_dataset, Dataset):
-        raise DataError(
-            f"train_dataset is {type(train_dataset).__name__}, expected a map-style datasets.Dataset: SAGE draws "
-            "candidates by index; load the data without streaming"
-        )
+    """Check arguments and, once it is map-style (`data.map_style`), the training data."""
     if {"image", "images"} & set(train_dataset.column_names):
         raise DataError("train_dataset has images; SAGE scores text only; use a text preference data set")
     if len(train_dataset) == 0:
@@ -40,6 +47,42 @@ def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | Non
         raise ConfigError(
             "precompute_ref_log_probs is True, which drops the reference model, but pair_source makes new completions "
             "during training that need it; set precompute_ref_log_probs to False"
+        )
+
+
+def check_config(args: Any) -> None:
+    """Check what kind of arguments there are; say once which of them change nothing about training."""
+    if not isinstance(args, SAGEConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}, expected a SAGEConfig; replace {type(args).__name__}(...) by "
+            "SAGEConfig(...), which takes the same arguments"
+        )
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    unused = [name for name in _WITHOUT_EFFECT if getattr(args, name) != defaults[name]]
+    if unused:
+        reasons = "; ".join(f"{name}: {_WITHOUT_EFFECT[name]}" for name in unused)
+        logger.warning(f"without effect on training: {reasons}")
+
+
+def check_quantization(model: Any, args: SAGEConfig, config: Any) -> None:
+    """Refuse a quantized policy (QLoRA) on a CPU.
+
+    Args:
+        model: as it was given to the trainer.
+        args: of the trainer.
+        config: `quantization_config` of the trainer.
+    """
+    given = args.model_init_kwargs.get("quantization_config") if isinstance(args.model_init_kwargs, dict) else None
+    if isinstance(given, Mapping):
+        bits = [given.get("load_in_4bit"), given.get("load_in_8bit")]
+    else:
+        source = given if config is None else config
+        bits = [getattr(source, "load_in_4bit", False), getattr(source, "load_in_8bit", False)]
+    loaded = [getattr(model, f"is_loaded_in_{number}bit", False) for number in (4, 8)]
+    if args.device.type == "cpu" and any([*bits, *loaded]):
+        raise ConfigError(
+            "quantization_config loads the policy in 4 or 8 bits (QLoRA), which is trained on a GPU only, but this run "
+            "is on a CPU; leave quantization_config out, or use a GPU"
         )
 
 

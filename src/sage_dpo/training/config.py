@@ -101,10 +101,22 @@ class SAGEConfig(DPOConfig):
                 "auto_find_batch_size would change how many pairs a step keeps; set it to False and lower "
                 "per_device_train_batch_size by hand"
             )
-        if self.ld_alpha is not None:
+        if self.train_sampling_strategy == "sequential":
             raise ConfigError(
-                "ld_alpha re-weights reference log-probabilities by pair, which SAGE caches by "
-                "completion; set ld_alpha to None"
+                "train_sampling_strategy is 'sequential', but SAGE draws candidates in shuffled cycles; leave "
+                "train_sampling_strategy out"
+            )
+        parallel = self.parallelism_config
+        for kind in ("tp", "cp", "sp"):
+            if getattr(parallel, f"{kind}_size", 1) > 1:
+                raise ConfigError(
+                    f"parallelism_config has {kind}_size {getattr(parallel, f'{kind}_size')}, but SAGE gives every "
+                    f"process pairs of its own, whole; set {kind}_size to 1"
+                )
+        if getattr(self.accelerator_config, "split_batches", False):
+            raise ConfigError(
+                "accelerator_config has split_batches, but SAGE takes per_device_train_batch_size for each process; "
+                "set split_batches to False and divide per_device_train_batch_size"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,10 +138,12 @@ class SAGEConfig(DPOConfig):
             selector=self.selector_settings(),
             pool=self.pool_settings(),
             keep=keep,
-            seed=self.seed,
+            seed=self.seed if self.data_seed is None else self.data_seed,
             max_length=self.max_length,
             eos_token_id=eos_token_id,
             score_max_age=self.score_max_age,
+            groups_by_length=not {"aot", "aot_unpaired"} & set(self.loss_type),  # they compare a microbatch's pairs
+            ld_alpha=self.ld_alpha,
             processes=processes,
             process=process,
         )

@@ -2,24 +2,88 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 
+from sage_dpo.core.selection import candidate_count
 from sage_dpo.data.preferences import PreferenceReader, exclusion
+from sage_dpo.data.rates import plain_rates
 from sage_dpo.data.tokens import TemplateCheck, end_token
-from sage_dpo.errors import EmptyPoolError
+from sage_dpo.errors import ConfigError, DataError, EmptyPoolError
 from sage_dpo.rules import OVER_LONG, pair_exclusion
 from sage_dpo.selection.dataset import TOKEN_COLUMNS, read_preferences, trainable_rows
 from sage_dpo.training.config import SAGEConfig
+from sage_dpo.training.stored_reference import COLUMNS
 
 logger = get_logger(__name__)
 
 Tokenize = Callable[[Any], Any]
 """TRL's preparation of a data set, without a limit of length."""
+
+
+def map_style(dataset: Any, args: SAGEConfig, keep: int) -> Dataset:
+    """Return the training data as SAGE needs it: rows that can be drawn by index, success rates in [0, 1].
+
+    Of a stream the first rows are taken, as many as the run draws candidates, through a file and not in memory.
+
+    Raises:
+        DataError: no data, or of another kind.
+        ConfigError: a stream of a run whose number of steps is not known.
+    """
+    if isinstance(dataset, IterableDataset):
+        if args.max_steps <= 0:
+            raise ConfigError(
+                "train_dataset is a stream, and max_steps is not set, so that nothing says how much of it is needed; "
+                "set max_steps, or load the data without streaming"
+            )
+        count = args.max_steps * candidate_count(keep, args.keep_ratio)
+        dataset = _first_rows(dataset, count)
+        logger.info(f"train_dataset is a stream: its first {len(dataset)} rows are the pool (max_steps x candidates)")
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"train_dataset is {'missing' if dataset is None else type(dataset).__name__}, expected a datasets.Dataset "
+            "of preference pairs; pass train_dataset=load_dataset(..., split='train')"
+        )
+    return with_plain_rates(dataset, args.fields, "train_dataset")
+
+
+def _first_rows(stream: IterableDataset, count: int) -> Dataset:
+    folder = tempfile.mkdtemp(prefix="sage-dpo-stream-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if next(iter(stream), None) is None:
+        return Dataset.from_list([])
+
+    def rows() -> Iterator[Any]:
+        yield from stream.take(count)
+
+    return Dataset.from_generator(rows, features=stream.features, cache_dir=folder)
+
+
+def with_plain_rates(dataset: Dataset, fields: Mapping[str, str | None] | None, name: str) -> Dataset:
+    """Return the data with success rates in [0, 1], or without a column of that name that holds something else.
+
+    One that `fields` names is left as it is: then it is an error.
+    """
+    if "success_rate" in (fields or {}) or "success_rate" not in dataset.column_names:
+        return dataset
+    values = list(dataset["success_rate"])
+    rates = plain_rates(values)
+    if rates == values:
+        return dataset
+    if rates is None:
+        logger.warning(
+            f"{name}: the column success_rate does not plainly hold rates (in [0, 1], or in percent) and is not read; "
+            "say which column does: fields={'success_rate': 'COLUMN'}"
+        )
+        return dataset.remove_columns("success_rate")
+    return dataset.remove_columns("success_rate").add_column("success_rate", rates)
 
 
 class DataSets:
@@ -53,7 +117,12 @@ class DataSets:
         name = "train_dataset" if is_training else "eval_dataset" if key == "eval" else f"eval_dataset[{key!r}]"
         if isinstance(dataset, IterableDataset):
             return self._stream(dataset, name, tokenizer, tokenize)
-        dataset, unread = read_preferences(dataset, tokenizer, self._args.fields, name, self._args.max_length)
+        if not is_training:
+            dataset = _for_evaluation(dataset, name, self._args)
+        args = self._args
+        dataset, unread = read_preferences(
+            dataset, tokenizer, args.fields, name, args.max_length, keeps_others=not args.remove_unused_columns
+        )
         if not set(TOKEN_COLUMNS) <= set(dataset.column_names):
             dataset = tokenize(dataset)
         rows, unusable = trainable_rows(dataset, self._args.max_length, tokenizer, name)
@@ -79,7 +148,8 @@ class DataSets:
             raise EmptyPoolError(f"{name} has no rows, expected at least one preference pair")
         if not set(TOKEN_COLUMNS) <= set(first):
             columns = list(first)
-            reader, check = PreferenceReader(columns, self._args.fields, name), TemplateCheck(tokenizer)
+            reader = PreferenceReader(columns, {**(self._args.fields or {}), "success_rate": ""}, name)
+            check = TemplateCheck(tokenizer)
 
             def read(row: dict[str, Any], number: int) -> dict[str, Any]:
                 result = reader.read(row, f"{name}[{number}]")
@@ -93,3 +163,9 @@ class DataSets:
             dataset = tokenize(dataset.filter(lambda row: exclusion(row) is None))
         bounds = {"max_length": self._args.max_length, "eos_token_id": tokenizer.eos_token_id}
         return dataset.filter(lambda row: pair_exclusion(*(row[ids] for ids in TOKEN_COLUMNS), **bounds) is None)
+
+
+def _for_evaluation(dataset: Dataset, name: str, args: SAGEConfig) -> Dataset:
+    """Return evaluation data without what only training data is checked for: stored reference log-probabilities."""
+    stored = [column for column in COLUMNS if column in dataset.column_names]
+    return with_plain_rates(dataset.remove_columns(stored), args.fields, name)

@@ -30,8 +30,7 @@ class ReferenceHandler(CallbackHandler):
 
     def __init__(self, trainer: Any) -> None:
         plain = trainer.callback_handler
-        super().__init__([], plain.model, plain.processing_class, plain.optimizer, plain.lr_scheduler)
-        self.callbacks = plain.callbacks
+        super().__init__(plain.callbacks, plain.model, plain.processing_class, plain.optimizer, plain.lr_scheduler)
         self._trainer = trainer
 
     def call_event(self, event: str, *args: Any, **kwargs: Any) -> Any:

@@ -8,19 +8,14 @@ listed in docs/architecture.md.
 from __future__ import annotations
 
 import copy
-import itertools
-import math
+import inspect
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
-from torch.utils.data import DataLoader
 from trl import DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from sage_dpo.forward.training_rows import remove_padding
 from sage_dpo.selection.checkpoint import checkpoint_to_resume, load_state, mark_incomplete, save_state
@@ -30,28 +25,27 @@ from sage_dpo.selection.source import PairSource
 from sage_dpo.selection.stream import CandidateStream
 from sage_dpo.training.callback import StreamCallback
 from sage_dpo.training.card import PAPER
-from sage_dpo.training.checks import check_arguments, check_collated, check_loss
+from sage_dpo.training.checks import check_arguments, check_config, check_quantization
 from sage_dpo.training.config import SAGEConfig, default_output_dir
-from sage_dpo.training.data import DataSets
+from sage_dpo.training.data import DataSets, map_style
+from sage_dpo.training.loop import SelectingLoop
 from sage_dpo.training.models import TrainerModels
 from sage_dpo.training.moving_reference import ReferenceHandler, check_moving, load_moved, save_moved
 from sage_dpo.training.resume import ResumeState
 from sage_dpo.training.sharding import ShardedScorer
+from sage_dpo.training.stored_reference import use_stored_reference
 
 logger = get_logger(__name__)
 
-_EMPTY = "microbatch_is_empty"  # every pair of it was shut
-_WEIGHT = "microbatch_weight"  # of a microbatch that holds more or fewer pairs than the step's others
 
-
-class SAGETrainer(DPOTrainer):
+class SAGETrainer(SelectingLoop):
     """Drop-in replacement for `trl.DPOTrainer`.
 
     Args:
         model, ref_model, data_collator, train_dataset, eval_dataset, processing_class, peft_config, ...: as in TRL.
-            `train_dataset` must be a map-style text preference data set; an optional column `success_rate` in
-            [0, 1] gives each pair's difficulty, else it is estimated from the policy's margins. Already tokenized
-            data (`prompt_ids`, `chosen_ids`, `rejected_ids`) is taken as it is.
+            `train_dataset` is text; of a stream the first rows are taken, `max_steps x` candidates. An optional column
+            `success_rate` gives each pair's difficulty, else it is estimated from the policy's margins. Tokens
+            (`prompt_ids`, `chosen_ids`, `rejected_ids`) are taken as they are. docs/trl.md lists every argument.
         args: a `SAGEConfig`.
         pair_source: makes new pairs with the current policy every `args.refresh_steps` steps.
         competence: success rate of the untrained policy over all problems asked; default is the mean over pairs.
@@ -69,23 +63,24 @@ class SAGETrainer(DPOTrainer):
     _name = "SAGE"
     _paper = PAPER
 
-    args: SAGEConfig
-    model: Any
-    train_dataset: Dataset
-
     def __init__(
         self,
         model: Any,
         ref_model: Any = None,
         args: SAGEConfig | None = None,
         data_collator: Any = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Any = None,
         *positional: Any,
         pair_source: PairSource | None = None,
         competence: float | None = None,
         **keywords: Any,
     ) -> None:
         args = SAGEConfig(default_output_dir(model)) if args is None else args
+        check_config(args)
+        bound = inspect.signature(DPOTrainer).bind_partial(model, ref_model, args, None, None, *positional, **keywords)
+        check_quantization(model, args, bound.arguments.get("quantization_config"))
+        keep = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        train_dataset = map_style(train_dataset, args, keep)
         check_arguments(args, train_dataset, pair_source)
         self._data = DataSets(args)
         super().__init__(model, ref_model, args, data_collator, train_dataset, *positional, **keywords)
@@ -143,12 +138,6 @@ class SAGETrainer(DPOTrainer):
     # -- what a user may ask ---------------------------------------------------------------------------------------
 
     @property
-    def keep_count(self) -> int:
-        """Pairs trained on per optimizer step, over all processes."""
-        args = self.args
-        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes)
-
-    @property
     def token_counts(self) -> TokenCounts:
         """Tokens and pairs so far, over all processes and attempts."""
         return self.stream.counts
@@ -158,19 +147,11 @@ class SAGETrainer(DPOTrainer):
         """Pairs excluded by data set (`train`, `eval`, `eval_<name>`) and reason; from `train` also at refreshes."""
         return {**self._data.exclusions, "train": self.stream.exclusions}
 
-    def log_metric(self, name: str, value: float) -> None:
-        """Add a number to what is logged next; several between two logs are averaged."""
-        self._metrics["train"][name].append(value)
-
     def stop(self, reason: str) -> None:
         """End training after this step; for callbacks."""
         self.control.should_training_stop = True
         self.stop_reason = reason
         logger.warning(f"training stops: {reason}")
-
-    def _log_selection(self, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self.log_metric(f"sage/{name}", value)
 
     # -- TRL seams: data -------------------------------------------------------------------------------------------
 
@@ -190,49 +171,6 @@ class SAGETrainer(DPOTrainer):
             if name == "train" and dataset is self.train_dataset
             else super()._precompute_ref_logps(dataset, name, batch_size)
         )
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Return a loader of tickets, one per microbatch: the loop's clock does not depend on the pool's length."""
-        steps = self.args.max_steps
-        if steps <= 0:
-            steps = math.ceil(len(self.train_dataset) / self.stream.candidate_count)
-        return DataLoader(range(steps * self.args.gradient_accumulation_steps), batch_size=1)  # type: ignore[arg-type]
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], None]:
-        """Return the microbatches of one optimizer step: the kept pairs, grouped by length."""
-        if not list(itertools.islice(epoch_iterator, num_batches)):
-            return [], None
-        step = self.state.global_step
-        batch = self.stream.next(step, progress=min(step / self.state.max_steps, 1.0), microbatches=num_batches)
-        self._log_selection(batch.metrics)
-        return [self._collate(batch.examples(microbatch), microbatch.weight) for microbatch in batch.microbatches], None
-
-    def _collate(self, examples: list[dict[str, Any]], weight: float) -> dict[str, Any]:
-        if not examples:
-            return {_EMPTY: True, "input_ids": torch.empty(0, 0, dtype=torch.long)}  # the loop counts its tokens
-        inputs: dict[str, Any] = self.data_collator(examples)
-        if type(self.data_collator) is not DataCollatorForPreference:
-            check_collated(inputs, examples)
-        return inputs if weight == 1.0 else {**inputs, _WEIGHT: weight}
-
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run TRL's forward and backward pass; nothing for an empty microbatch. A loss that is not finite raises."""
-        if _EMPTY in inputs:
-            return torch.zeros((), device=self.args.device)
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
-        check_loss(loss, self.state.global_step)
-        return loss
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""
-        self.precompute_ref_logps = "ref_chosen_logps" in inputs
-        weight = inputs.get(_WEIGHT)
-        if weight is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        inputs = {name: value for name, value in inputs.items() if name != _WEIGHT}
-        return weight * super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as TRL does; nothing is precomputed unless asked to: TRL would store the reference log-probabilities
@@ -258,6 +196,8 @@ class SAGETrainer(DPOTrainer):
         """Build the pool before the first step, or restore it."""
         self._models.weights.begin()
         if not self._resume_path:
+            scorer, ld_alpha = self.stream.scorer, self.args.ld_alpha
+            use_stored_reference(self.train_dataset, scorer, self._models, ld_alpha=ld_alpha)
             self._log_selection(self.stream.start(precompute_reference=self.args.precompute_ref_log_probs))
             return
         state = load_state(self._resume_path)
@@ -293,9 +233,9 @@ class SAGETrainer(DPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        own = self._resume.state()
+        state = {**self.stream.state_dict(), **self._resume.state()}  # on every process: they exchange what they hold
         moved = self._models.weights.state_dict() if self._models.has_moved else None
         if self.accelerator.is_main_process:
             self.stream.log.flush()
             save_moved(output_dir, moved, self.callback_handler.callbacks)
-            save_state(output_dir, {**self.stream.state_dict(), **own})
+            save_state(output_dir, state)

@@ -51,3 +51,14 @@ def test_pairs_that_were_asked_for_and_not_kept_count_zero() -> None:
     losses = np.array([4.0, 2.0, 6.0])
     dealt = deal_microbatches(np.arange(3), count=2, asked=8)
     assert np.mean([m.weight * losses[m.rows].mean() for m in dealt[0]]) == pytest.approx((4 + 2 + 6) / 8)
+
+
+@pytest.mark.parametrize(("count", "processes", "asked"), [(2, 1, None), (3, 2, None), (2, 1, 16)])
+def test_the_step_of_a_loss_over_tokens_is_the_mean_over_all_tokens(count, processes, asked) -> None:
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(1, 30, 12)
+    sums = rng.random(12) * tokens  # of the losses of each pair's tokens
+    dealt = deal_microbatches(tokens, count=count, processes=processes, asked=asked, tokens=tokens)
+    parts = [m.token_weight * sums[m.rows].sum() / tokens[m.rows].sum() for process in dealt for m in process]
+    share = 1 if asked is None else 12 / asked
+    assert np.mean(parts) == pytest.approx(sums.sum() / tokens.sum() * share)
