@@ -302,3 +302,9 @@ def test_a_resumed_run_may_be_longer_where_that_is_said(policy_folder, finished,
     trainer = make_trainer(policy_folder, tmp_path, max_steps=4, accept_changes=["args.max_steps"])
     trainer.train(resume_from_checkpoint=str(finished / "checkpoint-3"))
     assert trainer.state.global_step == 4
+
+
+def test_a_checkpoint_without_the_state_of_sage_is_refused(policy_folder, tmp_path):
+    make_trainer(policy_folder, tmp_path, max_steps=3, save_only_model=True).train()
+    with pytest.raises(RunFolderError, match=r"has no sage_state\.json.*save_only_model must be off"):
+        make_trainer(policy_folder, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))

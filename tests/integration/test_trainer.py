@@ -334,10 +334,6 @@ def test_keep_ratio_outside_its_range_is_refused(gamma, tmp_path):
 def test_wrong_arguments_are_refused_with_the_remedy(policy_folder, tmp_path):
     with pytest.raises(ConfigError, match=r"args is a DPOConfig, expected a SAGEConfig; replace DPOConfig\(\.\.\.\)"):
         SAGETrainer(policy_folder, args=DPOConfig(str(tmp_path), bf16=False), train_dataset=make_preferences())
-    with pytest.raises(DataError, match="expected a map-style"):
-        SAGETrainer(
-            policy_folder, args=make_arguments(tmp_path), train_dataset=make_preferences().to_iterable_dataset()
-        )
 
 
 def test_evaluation_data_gets_a_reference_too(policy_folder, tmp_path):

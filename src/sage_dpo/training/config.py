@@ -101,6 +101,11 @@ class SAGEConfig(DPOConfig):
                 "auto_find_batch_size would change how many pairs a step keeps; set it to False and lower "
                 "per_device_train_batch_size by hand"
             )
+        if self.enable_jit_checkpoint:
+            raise ConfigError(
+                "enable_jit_checkpoint writes a checkpoint that callbacks do not complete; set save_steps, and "
+                "enable_jit_checkpoint to False"
+            )
         if self.train_sampling_strategy == "sequential":
             raise ConfigError(
                 "train_sampling_strategy is 'sequential', but SAGE draws candidates in shuffled cycles; leave "

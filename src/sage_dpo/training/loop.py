@@ -96,8 +96,11 @@ class SelectingLoop(DPOTrainer):
     def _collate(self, examples: list[dict[str, Any]], microbatch: Microbatch) -> dict[str, Any]:
         if not examples:
             return {_EMPTY: True, "input_ids": torch.empty(0, 0, dtype=torch.long)}  # the loop counts its tokens
-        collate = self._get_collator_with_removed_columns(self.data_collator)
-        inputs: dict[str, Any] = collate(examples)
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            kept = set(self._signature_columns or ())
+            examples = [{name: value for name, value in example.items() if name in kept} for example in examples]
+        inputs: dict[str, Any] = self.data_collator(examples)
         if type(self.data_collator) is not DataCollatorForPreference:
             check_collated(inputs, examples)
         return inputs | weights_of(microbatch, self.loss_types)
