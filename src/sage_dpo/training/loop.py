@@ -98,7 +98,7 @@ class SelectingLoop(DPOTrainer):
             return {_EMPTY: True, "input_ids": torch.empty(0, 0, dtype=torch.long)}  # the loop counts its tokens
         if self.args.remove_unused_columns:
             self._set_signature_columns_if_needed()
-            kept = set(self._signature_columns or ())
+            kept: set[str] = set(self._signature_columns or ())
             examples = [{name: value for name, value in example.items() if name in kept} for example in examples]
         inputs: dict[str, Any] = self.data_collator(examples)
         if type(self.data_collator) is not DataCollatorForPreference:
