@@ -71,6 +71,16 @@ def test_the_stages_hand_their_files_on(stages):
     assert 1 <= sum(row["sage_is_kept"] for row in selected) <= (len(pairs) + 1) // 2
 
 
+def test_what_was_selected_can_be_inspected(stages):
+    whole = json.loads(invoke("inspect", stages / "s.parquet", "--json"))[0]
+    assert whole["rows"] == whole["kept"] + whole["below"] + whole["shut"]
+    best = whole["top"][0]
+    told = invoke("inspect", stages / "s.parquet", "--pair", best["pair_id"])
+    assert f"{best['pair_id']} in {stages / 's.parquet'}" in told
+    assert "  prompt: " in told
+    assert "kept: rank 1 of" in told
+
+
 def test_a_reference_solution_can_stand_in_for_a_correct_sample(stages, tmp_path):
     verdicts = read_records(stages / "v.parquet", Verdict)
     write_records(tmp_path / "v.parquet", [replace(verdict, kind="wrong") for verdict in verdicts], Verdict)
@@ -167,5 +177,5 @@ def test_verify_names_a_bad_line_of_the_completions(tmp_path):
 
 def test_help_names_every_stage():
     done = command("--help")
-    for name in ["run", "tune", "problems", "rollouts", "verify", "pairs", "select", "evaluate", "report", "gym"]:
+    for name in ["run", "tune", "problems", "rollouts", "verify", "pairs", "select", "inspect", "report", "gym"]:
         assert f" {name} " in done.stdout

@@ -35,6 +35,7 @@ for command in (
     stages.verify,
     stages.pairs,
     selection.select,
+    selection.inspect,
     evaluation.evaluate,
     recipes.report,
     recipes.settings,

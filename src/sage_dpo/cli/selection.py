@@ -93,3 +93,30 @@ def select(
         print("kept by stratum: " + ", ".join(f"{name} {k} of {n}" for name, (k, n) in result["strata"].items()))
     print(output)
     write_result(json_path, result)
+
+
+def inspect(
+    target: Annotated[
+        Path,
+        typer.Argument(help="Run folder, a SAGETrainer's output_dir, or a file: of select, of scores, of pairs."),
+    ],
+    pair: Annotated[
+        str | None, typer.Option(help="One pair: its numbers, when it was kept and why, and beside which.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="One arm of a run; default: all.")] = None,
+    top: Annotated[int, typer.Option(help="Rows of each list.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Tell which pairs were kept or dropped, why, at which steps, and beside which."""
+    import json
+
+    from sage_dpo.report.inspection import read_decisions
+    from sage_dpo.report.inspection_facts import explain, summarize
+    from sage_dpo.report.inspection_tables import format_pair, format_summary
+
+    sources = read_decisions(target, arm)
+    facts = [summarize(source, top=top) for source in sources] if pair is None else explain(sources, pair)
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
+    else:
+        print("\n".join((format_summary if pair is None else format_pair)(fact) for fact in facts), end="")

@@ -15,7 +15,7 @@ from sage_dpo.data.rows import Row
 from sage_dpo.data.writing import json_schema
 from sage_dpo.pairs.preference_data import PreferenceData, find_reader, resolve
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256
 """Rows that are held at a time."""
 
 

@@ -107,7 +107,7 @@ def _examples(scores: Columns, rows: list[int], refreshes: list[Refresh], origin
     texts: dict[tuple[int, str], dict[str, Any]] = {}
     for index in sorted({int(origin[row]) for row in rows}):
         wanted = {str(scores["pair_id"][row]) for row in rows if origin[row] == index}
-        for pair in _read_pairs(refreshes[index].pairs_path, wanted):
+        for pair in read_pairs(refreshes[index].pairs_path, wanted):
             texts[index, str(pair["id"])] = pair
     examples = []
     for row in rows:
@@ -129,7 +129,8 @@ def _examples(scores: Columns, rows: list[int], refreshes: list[Refresh], origin
     return examples
 
 
-def _read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, Any]]:
+def read_pairs(path: Path, wanted: Iterable[str]) -> list[dict[str, Any]]:
+    """Return id, success rate and texts of some pairs of a pool's file; nothing of one that cannot be read."""
     columns = ["id", "success_rate", *_TEXTS]
     try:
         table = pq.read_table(path, columns=columns, filters=[("id", "in", sorted(wanted))])
