@@ -207,14 +207,15 @@ def test_random_is_uniform_and_depends_on_the_generator() -> None:
     assert np.abs(counts - 1000).max() < 140  # 4000 * 6 / 24 = 1000, standard deviation 27
 
 
-def test_lowest_margin_keeps_the_lowest_margins() -> None:
+@pytest.mark.parametrize(("selector", "kept"), [("lowest_margin", [0, 1]), ("highest_margin", [0, 2])])
+def test_margin_selectors_keep_the_lowest_or_highest_margins(selector: str, kept: list[int]) -> None:
     # confidence margins -1/1 - -2/2 = 0, -4/2 - -1/1 = -1, -1/2 - -3/1 = 2.5
     scores = CandidateScores(
         np.array([-1.0, -4.0, -1.0]), np.array([-2.0, -1.0, -3.0]), np.array([1, 2, 2]), np.array([2, 1, 1])
     )
-    selection = choose(make_selector(variant(selector="lowest_margin", margin_temperature=1.0)), scores, 2, None)
+    selection = choose(make_selector(variant(selector=selector, margin_temperature=1.0)), scores, 2, None)
     assert selection.ranking.margin.tolist() == [0.0, -1.0, 2.5]
-    assert selection.kept.tolist() == [0, 1]
+    assert selection.kept.tolist() == kept
 
 
 def test_undamped_sage_is_lowest_margin() -> None:
@@ -282,7 +283,7 @@ def test_columns_of_different_lengths_are_rejected() -> None:
 
 
 def test_unknown_selectors_are_rejected() -> None:
-    with pytest.raises(ConfigError, match="'best', expected one of all, random, lowest_margin, sage"):
+    with pytest.raises(ConfigError, match="'best', expected one of all, random, lowest_margin, highest_margin, sage"):
         make_selector(SelectorSettings(selector="best"))
 
 

@@ -8,13 +8,16 @@ from pydantic import Field, model_validator
 
 from sage_dpo.config.section import Section
 
-DEFAULT_GATE_QUANTILE = 0.5  # chosen on probes of a fixed pool; docs/log.md, "Gate"
+# chosen on probes of a fixed pool and of one that is refreshed; docs/log.md, "Gate"
+DEFAULT_GATE_QUANTILE, DEFAULT_RENEWED_GATE_QUANTILE = 0.5, 0.8
 
 
 class SelectorSettings(Section):
     """Which candidate pairs of an optimizer step are trained on."""
 
-    selector: str = Field("sage", description="`all`, `random`, `lowest_margin`, `sage`, or a registered name.")
+    selector: str = Field(
+        "sage", description="`all`, `random`, `lowest_margin`, `highest_margin`, `sage`, or a registered name."
+    )
     keep_ratio: float = Field(
         0.5, gt=0.0, le=1.0, description="gamma, the fraction of the candidates that is trained on."
     )
@@ -69,8 +72,8 @@ class SelectorSettings(Section):
         gt=0.0,
         le=1.0,
         description="The gate as a quantile of how sure the untuned policy is, abs(margin), over the first pool: free "
-        "of tau and the task. 1 is no gate. None: 0.5 for `sage` with the confidence margin unless `gate` is given, no "
-        "gate for other selectors.",
+        "of tau and the task. 1 is no gate. None: for `sage` with the confidence margin, unless `gate` is given, 0.5 "
+        "on a fixed pool and 0.8 where refreshes bring new pairs; no gate for other selectors.",
     )
     gate_mean: Literal["asked", "open"] = Field(
         "asked",
@@ -86,7 +89,7 @@ class SelectorSettings(Section):
             raise ValueError(f"selector is all with keep_ratio {self.keep_ratio}; set keep_ratio to 1.0")
         if self.gate is not None and self.gate_quantile is not None:
             raise ValueError("gate and gate_quantile are both set; set one of them to none")
-        if self.calibrated_quantile is not None and self.margin != "confidence":
+        if self.quantile() is not None and self.margin != "confidence":
             raise ValueError(
                 f"gate_quantile is set with margin {self.margin}, which is 0 for every pair of the untuned policy; set "
                 "margin to confidence, or give gate"
@@ -98,18 +101,22 @@ class SelectorSettings(Section):
             )
         return self
 
-    @property
-    def calibrated_quantile(self) -> float | None:
-        """The quantile to calibrate the gate by; `None` where `gate` is given or there is no gate."""
+    def quantile(self, *, renewed: bool = False) -> float | None:
+        """Return the quantile to calibrate the gate by; `None` where `gate` is given or there is no gate.
+
+        Args:
+            renewed: refreshes bring new pairs. What the untuned policy was sure of is soon too low a bar there.
+        """
         if self.gate_quantile is not None:
             return None if self.gate_quantile == 1.0 else self.gate_quantile
-        is_default = self.gate is None and self.selector == "sage" and self.margin == "confidence"
-        return DEFAULT_GATE_QUANTILE if is_default else None
+        if self.gate is not None or self.selector != "sage" or self.margin != "confidence":
+            return None
+        return DEFAULT_RENEWED_GATE_QUANTILE if renewed else DEFAULT_GATE_QUANTILE
 
     @property
     def is_gated(self) -> bool:
         """Whether pairs with a large margin are shut."""
-        return self.gate is not None or self.calibrated_quantile is not None
+        return self.gate is not None or self.quantile() is not None
 
 
 class PoolSettings(Section):

@@ -20,6 +20,7 @@ class Gate:
     Args:
         settings: `gate` or `gate_quantile`; with neither, every pair is open and no pool is ever spent.
         spent_share: a pool is spent when over one pass through it at most this share of the candidates was open.
+        renewed: refreshes bring new pairs.
 
     Attributes:
         threshold: pairs with a margin above it are shut; `None` before `calibrate`, or without a gate.
@@ -27,10 +28,10 @@ class Gate:
         is_renewed: whether the pool was made because the one before was spent.
     """
 
-    def __init__(self, settings: SelectorSettings, *, spent_share: float) -> None:
+    def __init__(self, settings: SelectorSettings, *, spent_share: float, renewed: bool = False) -> None:
         self.threshold = settings.gate
         self.is_spent = self.is_renewed = False
-        self._quantile, self._spent_share = settings.calibrated_quantile, spent_share
+        self._quantile, self._spent_share = settings.quantile(renewed=renewed), spent_share
         self._seen = self._open = 0
 
     @property

@@ -80,7 +80,8 @@ class CandidateStream:
         self.selector = make_selector(settings.selector)
         self.exclusions = dict(exclusions or {})
         self.attempted_refreshes = 0
-        self.gate = Gate(settings.selector, spent_share=settings.pool.spent_share)
+        spent_share = settings.pool.spent_share
+        self.gate = Gate(settings.selector, spent_share=spent_share, renewed=source is not None)
         self.scorer = PairScorer(models, max_age=settings.score_max_age)
         self.log = CandidateLog(None) if log is None else log
         self.source, self._first = source, pairs

@@ -8,14 +8,20 @@ from typing import TypeVar
 from sage_dpo.config import SelectorSettings
 from sage_dpo.errors import ConfigError
 from sage_dpo.selectors.base import Selector
+from sage_dpo.selectors.by_margin import HighestMargin, LowestMargin
 from sage_dpo.selectors.controls import All, Random
-from sage_dpo.selectors.lowest_margin import LowestMargin
 from sage_dpo.selectors.sage import Sage
 
 SelectorFactory = Callable[[SelectorSettings], Selector]
 Factory = TypeVar("Factory", bound=SelectorFactory)
 
-SELECTORS: dict[str, SelectorFactory] = {"all": All, "random": Random, "lowest_margin": LowestMargin, "sage": Sage}
+SELECTORS: dict[str, SelectorFactory] = {
+    "all": All,
+    "random": Random,
+    "lowest_margin": LowestMargin,
+    "highest_margin": HighestMargin,
+    "sage": Sage,
+}
 """Name -> what builds the selector from its settings. Extend with `register_selector`."""
 
 

@@ -378,6 +378,12 @@ def test_a_pool_is_spent_when_a_whole_pass_found_too_little_open():
     assert not stream.can_renew
 
 
+@pytest.mark.parametrize(("source", "quantile"), [(None, 0.5), (NewPairs(), 0.8)], ids=["fixed", "on_policy"])
+def test_the_gate_stands_higher_where_refreshes_bring_new_pairs(source, quantile):
+    by_default = make_stream(source=source).start()["gate/threshold"]
+    assert by_default == make_stream(source=source, gate_quantile=quantile).start()["gate/threshold"]
+
+
 def test_a_spent_pool_is_renewed_once_where_new_pairs_can_be_made():
     stream = make_stream(gate=-1e9, source=NewPairs())
     stream.start()
