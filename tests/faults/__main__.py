@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PARTS = ("kills", "answers", "inputs", "doors", "processes", "soak")
+PARTS = ("inputs", "answers", "processes", "soak", "kills")
 
 
 def main() -> int:

@@ -88,6 +88,8 @@ def run(root: Path, *, count: int = 63, seed: int = 0, progress: bool = True) ->
         results[f"{fault.kind}: {'struck' if struck else 'ran through'}"] += 1
         results["same result"] += not found["differences"]
         results["tracebacks"] += found["traceback"]
+        if found["traceback"] and progress:
+            print(found["tail"], flush=True)
         if found["differences"]:
             failures.append({"fault": str(fault), **found})
         if progress:

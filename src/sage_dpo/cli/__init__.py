@@ -73,8 +73,11 @@ def main() -> None:
         named = error.filename is not None and error.strerror is not None
         print(f"error: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except MemoryError:
-        print("error: out of memory; give less data at a time, or more memory", file=sys.stderr)
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        print(f"error: {refusal}", file=sys.stderr)
         raise SystemExit(2) from None
     except Resumable as stop:
         _leave(str(stop))
@@ -82,6 +85,20 @@ def main() -> None:
         if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
             raise
         _leave("nothing was kept; the same command starts anew")
+
+
+_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")
+_NO_SPACE = ("no space left", "file too large", "disk quota", "failed writing file", "streamwriter")
+
+
+def _refusal(error: Exception) -> str | None:
+    """Say that memory or disk ran out, where it was met in C++ or Rust, whose errors have other types; else `None`."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return "out of memory; give less data at a time, or more memory"
+    if any(words in text for words in _NO_SPACE):
+        return f"a file cannot be written ({str(error).splitlines()[0]}); make room and run the same command again"
+    return None
 
 
 def _leave(advice: str) -> None:

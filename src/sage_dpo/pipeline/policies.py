@@ -106,8 +106,12 @@ def load_untrained(settings: PolicySettings, *, seed: int) -> Any:
 
 
 def model_arguments(settings: PolicySettings) -> dict[str, Any]:
-    """Return the keyword arguments of `from_pretrained` that the recipe asks for."""
-    arguments: dict[str, Any] = {"dtype": settings.dtype, "revision": settings.revision or "main"}
+    """Return the keyword arguments of `from_pretrained` that the recipe asks for; pickled weights are refused."""
+    arguments: dict[str, Any] = {
+        "dtype": settings.dtype,
+        "revision": settings.revision or "main",
+        "use_safetensors": True,
+    }
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
     return arguments

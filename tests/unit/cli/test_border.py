@@ -152,3 +152,30 @@ def test_what_the_system_refuses_is_one_line(raised, message, monkeypatch, capsy
     monkeypatch.setattr("sage_dpo.cli.recipes.load_config", refuse)
     assert command(monkeypatch, "run r.yaml") == 2
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory"),
+            "out of memory",
+        ),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/1"),
+            "room",
+        ),
+        (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), "room"),
+    ],
+)
+def test_what_runs_out_is_one_line(error, said, monkeypatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sage_dpo.cli.recipes.load_config", fail)
+    assert command(monkeypatch, "run r.yaml") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert said in printed
+    assert printed.count("\n") == 1

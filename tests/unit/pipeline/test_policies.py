@@ -49,9 +49,10 @@ def test_a_folder_without_a_policy_is_named_with_what_serves(load, tmp_path: Pat
 
 
 def test_only_what_the_recipe_says_is_passed_on() -> None:
-    assert model_arguments(PolicySettings(path="x")) == {"dtype": PolicySettings(path="x").dtype, "revision": "main"}
+    default = {"dtype": PolicySettings(path="x").dtype, "revision": "main", "use_safetensors": True}
+    assert model_arguments(PolicySettings(path="x")) == default
     given = PolicySettings(path="x", revision="abc", attn_implementation="sdpa")
-    assert model_arguments(given) == {"dtype": given.dtype, "revision": "abc", "attn_implementation": "sdpa"}
+    assert model_arguments(given) == default | {"dtype": given.dtype, "revision": "abc", "attn_implementation": "sdpa"}
 
 
 def test_lora_settings_are_pefts() -> None:
