@@ -60,6 +60,7 @@ class ReferenceWeights:
         return "" if digest == self._first else digest
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights by name, on the CPU; not copied where they are there already."""
         return {name: value.detach().cpu().contiguous() for name, value in self._parameters()}
 
     @torch.no_grad()
@@ -82,10 +83,13 @@ class ReferenceWeights:
 
 
 def _bits(value: Tensor) -> Tensor:
-    """Return a parameter's bits as integers; of one that is sharded, this process's part."""
+    """Return a parameter's bits as integers, of 64 bits where they fit; of one that is sharded, this process's part."""
     local = getattr(value, "ds_tensor", value).detach()  # ZeRO-3
-    local = local.to_local() if hasattr(local, "to_local") else local  # FSDP
-    return local.view(_INTEGERS[local.element_size()])
+    local = (local.to_local() if hasattr(local, "to_local") else local).reshape(-1)  # FSDP
+    if local.numel() * local.element_size() % 8 or not local.numel():
+        return local.view(_INTEGERS[local.element_size()])
+    aligned = local if local.data_ptr() % 8 == 0 else local.clone()  # weights that are read in place may stand anywhere
+    return aligned.view(torch.int64)
 
 
 def check_moving(callbacks: Iterable[Any], args: Any, *, keeps_reference: bool, is_sharded: bool) -> None:
