@@ -127,12 +127,12 @@ class Manifest:
         if changed:
             what = "; ".join(f"{file} {reason}" for file, reason in changed.items())
             raise RunFolderError(
-                f"{self._root}: {what}, since stage {name} was complete; restore it from a copy, or delete it and run "
+                f"{self._root}: {what}, since stage {name} was complete; restore it from a copy, or move it away and run "
                 "the same command again, which makes the stage again"
             )
 
     def _forget_lost_stages(self) -> None:
-        """Take stages of which files were deleted as not done."""
+        """Take stages of which files are gone as not done."""
         for name, stage in list(self.values["stages"].items()):
             if missing_files(self._root, stage.get("files", {})):
                 self.values.setdefault("lost", {})[name] = self.values["stages"].pop(name)

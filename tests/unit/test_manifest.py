@@ -120,7 +120,7 @@ def test_what_a_stage_wrote_is_checked_and_made_again_where_it_was_deleted(tmp_p
     run()
     assert len(calls) == 1
     file.write_text("2")
-    with pytest.raises(RunFolderError, match=r"pool/pairs.parquet has another content.*delete it and run"):
+    with pytest.raises(RunFolderError, match=r"pool/pairs.parquet has another content.*move it away and run"):
         run()
     file.unlink()
     run()
