@@ -127,8 +127,8 @@ class Manifest:
         if changed:
             what = "; ".join(f"{file} {reason}" for file, reason in changed.items())
             raise RunFolderError(
-                f"{self._root}: {what}, since stage {name} was complete; restore it from a copy, or move it away and run "
-                "the same command again, which makes the stage again"
+                f"{self._root}: {what}, since stage {name} was complete; restore it from a copy, or move it away and "
+                "run the same command again, which makes the stage again"
             )
 
     def _forget_lost_stages(self) -> None:
