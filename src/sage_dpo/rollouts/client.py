@@ -168,14 +168,14 @@ class Client:
             if endpoint.misses >= _MISSES:
                 raise TransientError("missed its health checks", is_away=True)
             raise TransientError(f"no answer within {deadline_s:g} s")
-        return self._read(endpoint, response, is_read)
+        return self._read(endpoint, path, response, is_read)
 
-    def _read(self, endpoint: Endpoint, response: Any, is_read: bool) -> Any:
+    def _read(self, endpoint: Endpoint, path: str, response: Any, is_read: bool) -> Any:
         status, said = response.status_code, self._quote(response.text)
         if status in _TRANSIENT:
             pause_s = retry_after(response.headers.get("Retry-After"))
             is_away = status in _GONE and not pause_s  # with a time to come again it is busy
-            raise TransientError(f"HTTP {status}: {said}", pause_s=pause_s, is_away=is_away)
+            raise TransientError(f"{path} HTTP {status}: {said}", pause_s=pause_s, is_away=is_away)
         if status >= 300:
             raise RefusedError(status, "(its answer is not shown)" if status in (401, 403) else said, endpoint)
         try:

@@ -211,8 +211,8 @@ class _Job:
                 raise LeftOutError(TOO_LONG) from None
             raise RolloutError(
                 f"{error.endpoint.place} refused the prompt of problem {prompt.problem_id!r} ({len(prompt.prompt_ids)} "
-                f"tokens) with {error}; check that it takes prompts of token ids (vLLM, SGLang), the model's name "
-                f"{error.endpoint.model!r} and the API key"
+                f"tokens) with {error}; check that it takes prompts of token ids (vLLM and SGLang do, `transformers "
+                f"serve` does not), the model's name {error.endpoint.model!r} and the API key"
             ) from None
         except UnansweredError as error:
             if error.is_alone:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import sys
 import threading
@@ -43,7 +42,9 @@ def moved(model: Any, scale: float = 0.05) -> Any:
 
 def with_adapter(model: Any) -> Any:
     config = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(copy.deepcopy(model), config).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return get_peft_model(copy.deepcopy(model), config).eval()
 
 
 class Follower:
@@ -165,7 +166,7 @@ def test_a_server_without_the_means_is_named(
 
 def test_a_folder_that_the_server_does_not_see_is_named(server: PolicyServer, tmp_path: Path) -> None:
     server._reload = lambda path: PolicyServer._reload(server, f"/elsewhere{path}")  # type: ignore[method-assign]
-    with pytest.raises(RolloutError, match=r"could not load .*/v1: HTTP 500.*under the same path"):
+    with pytest.raises(RolloutError, match=r"could not load .*/v1: /collective_rpc HTTP 500.*under the same path"):
         Follower(server, tmp_path, {"kind": "reload"}).sample(moved(make_tiny_model()), 1)
 
 
@@ -196,6 +197,15 @@ def test_a_server_that_comes_back_is_handed_the_policy_again(kind: str, tiny_tok
             restarting.join()
     assert dying.loaded == back.loaded == [str(tmp_path / "dying" / "v1")]
     assert sorted((c.problem_id, c.sample) for c in kept) == sorted((c.problem_id, c.sample) for c in expected)
+
+
+@pytest.mark.parametrize(("retry_after", "times"), [("0.01", 1), (None, 2)])
+def test_a_busy_server_keeps_its_policy_and_one_that_was_away_gets_it_again(
+    retry_after: str | None, times: int, server: PolicyServer, tmp_path: Path
+) -> None:
+    server.failures, server.retry_after = [503], retry_after
+    Follower(server, tmp_path, {"kind": "reload"}, concurrency=1).sample(moved(make_tiny_model()), 1)
+    assert server.loaded == [str(tmp_path / "v1")] * times
 
 
 def test_a_command_starts_the_server_with_the_weights(tiny_tokenizer: Any, tmp_path: Path) -> None:
@@ -231,8 +241,6 @@ def test_merged_weights_are_those_of_the_adapted_model(tmp_path: Path) -> None:
     merged = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
-        torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=0.0, atol=1e-4)
         assert not torch.allclose(merged(input_ids=ids).logits, make_tiny_model()(input_ids=ids).logits, atol=1e-2)
     assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
-    with contextlib.suppress(StopIteration):
-        assert "lora" not in next(name for name, _ in merged.named_parameters())

@@ -263,10 +263,12 @@ def test_a_prompt_that_fails_while_others_are_answered_is_left_out(
     assert engine.exclusions == {UNANSWERED: 1}
 
 
-def test_refusal_is_not_repeated(prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
+@pytest.mark.parametrize("status", [400, 403, 404, 422])
+def test_refusal_is_not_repeated(status: int, prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
+    told = rf"refused the prompt of problem 'p0' \(5 tokens\) with HTTP {status}.*prompts of token ids.*'tiny'"
     with (
-        CompletionsServer(tiny_tokenizer, failures=[400] * 20).serve() as server,
-        pytest.raises(RolloutError, match=r"refused the prompt of problem 'p0' \(5 tokens\) with HTTP 400.*'tiny'"),
+        CompletionsServer(tiny_tokenizer, failures=[status] * 20).serve() as server,
+        pytest.raises(RolloutError, match=told),
     ):
         make_engine(server).sample(prompts[:1], settings=SETTINGS, seed=0)
     assert len(server.requests) == 1
