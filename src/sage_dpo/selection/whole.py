@@ -69,9 +69,10 @@ def cut_whole(
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
     strata = _strata(scores, success_rates, settings, pool)
     gate = settings.gate
-    if settings.calibrated_quantile is not None:
+    quantile = settings.quantile()  # nothing renews a data set
+    if quantile is not None:
         margins = selector.margin(Candidates(count, rng, scores)).numpy()
-        gate = gate_threshold(margins, settings.calibrated_quantile)
+        gate = gate_threshold(margins, quantile)
     selection = selector.select(Candidates(count, rng, scores, strata, gate), kept_count(count, settings.keep_ratio))
     groups = strata if settings.cut == "stratum" else None
     return WholeCut(selection, strata, gate, _ranks(selection.ranking, groups, selection.is_open))
