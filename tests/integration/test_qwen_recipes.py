@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.completions_server import CompletionsServer
+from tests.support.policy_server import PolicyServer
 from tests.support.qwen import make_tokenizer, save_tiny_qwen
 
 from sage_dpo.config import RunConfig, builtin_recipes, load_config
 from sage_dpo.evaluation import runner, suites
+from sage_dpo.pipeline.policies import load_model
 from sage_dpo.pipeline.run import run
 from sage_dpo.planning import Given, find_machine, plan_recipe
 from sage_dpo.records import PreferencePair, Problem
@@ -63,6 +64,8 @@ def test_they_differ_only_in_model_rate_and_what_saves_memory(name):
     for config in (first, other):
         del config["training"]["learning_rate"], config["training"]["microbatch_size"]
         config["training"]["trainer"].pop("optim", None)
+        sync = config["rollouts"]["engine"].pop("sync")
+        assert sync["kind"] == ("lora" if config["policy"]["lora"] else "reload")
         del config["name"], config["policy"]
     assert other == first
 
@@ -96,19 +99,22 @@ def test_each_fits_the_gpu_that_it_asks_for_and_not_half_of_it(name):
 
 
 @dataclass
-class Solver(CompletionsServer):
-    """Answers half of its samples rightly: every problem makes pairs."""
+class Solver(PolicyServer):
+    """Holds the policy, follows it, and yet answers half of its samples rightly: every problem makes pairs."""
 
     asked: set[str] = field(default_factory=set)
 
-    def _choice(self, request: dict[str, Any], index: int) -> dict[str, Any]:
+    def _sample(self, model: Any, request: dict[str, Any]) -> list[dict[str, Any]]:
         prompt = self.tokenizer.decode(request["prompt"])
         (question,) = (question for question in GOLD if f"user\n{question}<|im_end|>" in prompt)
         self.asked.add(question)
-        answer = int(GOLD[question]) + (index % 2) * (1 + index)
-        text = f"{'So, ' * index}it is \\boxed{{{answer}}}."
-        ids = [*self.tokenizer.encode(text), self.tokenizer.eos_token_id]
-        return {"index": index, "text": text, "finish_reason": "stop", "token_ids": ids}
+        answers = [int(GOLD[question]) + (index % 2) * (1 + index) for index in range(request["n"])]
+        texts = [f"{'So, ' * index}it is \\boxed{{{answer}}}." for index, answer in enumerate(answers)]
+        ids = [[*self.tokenizer.encode(text), self.tokenizer.eos_token_id] for text in texts]
+        return [
+            {"index": index, "text": text, "finish_reason": "stop", "token_ids": ids[index]}
+            for index, text in enumerate(texts)
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +158,14 @@ def smaller(name: str, model: Path, url: str) -> RunConfig:
             "evaluation.max_new_tokens": 4,
             "evaluation.bootstrap_resamples": 100,
             "probe.count": 3,
+            "pool.refresh_steps": 1,
             "verification.workers": 1,
             "training.steps": 2,
             "training.pairs_per_step": 4,
             "training.microbatch_size": 2,
             "training.probe_steps": 1,
             "training.save_steps": 1,
-            "training.trainer.warmup_steps": 1,
+            "training.trainer.warmup_steps": 0,  # so that the first step moves the policy already
             "arms.dpo_full.training.pairs_per_step": 8,
         },
     )
@@ -171,12 +178,15 @@ def test_each_runs_to_its_report(name, models, data, tmp_path, monkeypatch):
     for module in (suites, runner):
         monkeypatch.setattr(module, "BENCHMARKS", small)
     monkeypatch.chdir(data)
-    with Solver(make_tokenizer()).serve() as server:
+    policy = load_config(name).policy.model_copy(update={"path": str(models[size_of(name)])})
+    with Solver(make_tokenizer(), policy=load_model(policy).eval()).serve() as server:
         config = smaller(name, models[size_of(name)], server.url)
         folder = RunFolder(run(config, output=tmp_path / "run", progress=False))
     problems = folder.stages()["problems"]
     assert {part: problems[part]["count"] for part in problems} == {"train": len(GOLD) - 3, "probe": 3}
     assert len(server.asked) == len(GOLD) - 3
+    handed_over = [path for path in server.loaded if path != policy.path]
+    assert len(handed_over) == 3  # one refresh of each trained arm; the server is checked to hold it before it samples
     pairs = read_records(folder.first_pool.pairs, PreferencePair)
     assert {pair.problem_id.split("/")[0] for pair in pairs} == {"gsm8k", "math"}
     summary = read_json(folder.summary)
