@@ -33,14 +33,19 @@ HEADLINES: dict[str, dict[str, str]] = {
         "dpo_full": "gate-fixed/dpo_full",
         "dpo_random": "gate-fixed/dpo_random",
     },
-    # The baselines are those of the main table: same seeds, problems and first pools, tuned before there was a gate.
+    # The baselines are those of studies before: same seeds, problems and first pools. Those of the main table were tuned before
+    # there was a gate; they have none.
     "present/on_policy_tuned": {
-        SAGE: "gate-on-policy/sage:best",
+        SAGE: "gate-renewed/sage:best",
         "dpo_full": "main/dpo_full",
         "dpo_random": "main/dpo_random",
     },
     "harder/fixed_tuned": {role: f"gate-hard-fixed/{outcome}" for role, outcome in _TUNED.items()},
-    "harder/on_policy_tuned": {role: f"gate-hard-on-policy/{outcome}" for role, outcome in _TUNED.items()},
+    "harder/on_policy_tuned": {
+        SAGE: "gate-renewed-hard/sage:best",
+        "dpo_full": "gate-hard-on-policy/dpo_full:best",
+        "dpo_random": "gate-hard-on-policy/dpo_random:best",
+    },
 }
 """Name -> role -> `study/arm`, `study/arm:80` or `study/arm:best`."""
 
