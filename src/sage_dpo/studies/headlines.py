@@ -33,8 +33,7 @@ HEADLINES: dict[str, dict[str, str]] = {
         "dpo_full": "gate-fixed/dpo_full",
         "dpo_random": "gate-fixed/dpo_random",
     },
-    # The baselines are those of studies before: same seeds, problems and first pools. Those of the main table were tuned before
-    # there was a gate; they have none.
+    # On-policy the baselines are those of other studies: same seeds, problems and first pools.
     "present/on_policy_tuned": {
         SAGE: "gate-renewed/sage:best",
         "dpo_full": "main/dpo_full",
