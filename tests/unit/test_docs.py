@@ -51,6 +51,20 @@ def test_tests_that_a_page_names_exist(page):
     assert set(re.findall(r"`(test_\w+)(?:\.py)?`", page.read_text(encoding="utf-8"))) <= known
 
 
+def test_every_page_is_in_the_index_and_the_menu():
+    names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert names <= set(re.findall(r"(?m)^\| \[[^]]+\]\((\w+\.md)\) \|", index))
+    assert names <= set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_layout_names_every_package_and_module():
+    layout = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    named = set(re.findall(r"(?m)^  (\w+)(?:/|\.py) ", layout))
+    there = {path.stem for path in (ROOT / "src" / "sage_dpo").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert named == there - {"__init__", "__main__", "__pycache__"}
+
+
 def test_the_commands_of_the_readme_are_targets_and_ci_runs_the_one_for_tests():
     targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
     for page in ("README.md", "CONTRIBUTING.md"):
