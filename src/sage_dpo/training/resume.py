@@ -49,12 +49,11 @@ class ResumeState:
         """What the steps depend on: versions, machine, processes, arguments, the pairs of the data set."""
         trainer = self._trainer
         device = trainer.args.device
-        is_cpu = device.type == "cpu"
         return {
             "versions": library_versions(),
             "machine": {
-                "device": "cpu" if is_cpu else torch.get_device_module(device).get_device_name(device),
-                "threads": torch.get_num_threads() if is_cpu else None,
+                "device": device_name(device),
+                "threads": torch.get_num_threads() if device.type == "cpu" else None,
                 "processes": trainer.accelerator.num_processes,
             },
             "data": {"rows": len(trainer.train_dataset), "sha256": rows_sha256(trainer.train_dataset)},
@@ -92,6 +91,12 @@ class ResumeState:
         trainer._total_loss_scalar = state["loss"]["total"]
         trainer._tr_loss.fill_(state["loss"]["pending"])
         trainer._globalstep_last_logged = state["loss"]["last_logged"]
+
+
+def device_name(device: torch.device) -> str:
+    """Return a device's own name, or its kind where it has none (CPU, Apple's MPS)."""
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return device.type if name is None else str(name(device))
 
 
 def rows_sha256(dataset: Dataset) -> str:
