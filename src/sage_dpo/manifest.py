@@ -85,6 +85,12 @@ class Manifest:
             self.values |= inputs
             self._save()
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Fields that were declared safe, now or by an earlier attempt: a checkpoint may be older than the last one."""
+        earlier = (name for changes in self.values.get("accepted", []) for name in changes)
+        return tuple(dict.fromkeys([*self._accepted, *earlier]))
+
     def is_complete(self, stage: str) -> bool:
         return stage in self.values["stages"]
 

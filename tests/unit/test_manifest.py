@@ -93,7 +93,8 @@ def test_a_run_is_continued_with_what_it_was_begun_with_unless_the_change_is_dec
         copy = tmp_path / accepted[0]
         opened(copy)
         assert opened(copy, inputs=changed, accepted=accepted).values["accepted"][0]
-        opened(copy, inputs=changed)  # it is what the run is continued with from now on
+        again = opened(copy, inputs=changed)  # it is what the run is continued with from now on
+        assert again.accepted == (name,)  # also from a checkpoint of before
 
 
 def test_an_input_that_an_earlier_version_did_not_record_is_added(tmp_path):

@@ -74,7 +74,7 @@ def run(
             discard(folder.root)
         with locked(folder.root):
             manifest = Manifest(folder, dump_config(config), run_inputs(config, suites), accepted)
-            _Stages(config, folder, manifest, tokenizer, suites, verifier, tuple(accepted), progress).execute()
+            _Stages(config, folder, manifest, tokenizer, suites, verifier, progress).execute()
     return folder.root
 
 
@@ -88,7 +88,6 @@ class _Stages:
     tokenizer: Any
     suites: dict[str, list[Problem]]
     verifier: Verifier
-    accepted: tuple[str, ...]
     progress: bool
 
     def execute(self) -> None:
@@ -177,7 +176,7 @@ class _Stages:
             probe_at_start=self.manifest.info(FIRST_PROBE)["accuracy"] if config.training.probe_steps else None,
             competence=first_pool.get("competence"),
             evaluate=self._run_suites if self.suites else None,
-            accepted=self.accepted,
+            accepted=self.manifest.accepted,
             progress=self.progress,
         )
         release_memory()
