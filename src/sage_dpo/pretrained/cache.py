@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sage_dpo.digests import changed_files, digest_files
-from sage_dpo.errors import ConfigError
+from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.pretrained.gguf import Header, convert, read_header
 from sage_dpo.storage import read_json, write_json, write_text
 
@@ -43,6 +43,8 @@ def converted(path: Path, *, sha256: str, card: str, install: str, progress: boo
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not _is_whole(folder, sha256):
+            for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of conversions that were killed
+                shutil.rmtree(left, ignore_errors=True)
             header = read_header(path, install=install)
             _require_space(folder.parent, header)
             if progress:
@@ -53,10 +55,11 @@ def converted(path: Path, *, sha256: str, card: str, install: str, progress: boo
 
 def _is_whole(folder: Path, sha256: str) -> bool:
     """Whether a folder holds what was written to it, and from this file."""
-    if not (folder / _RECORD).is_file():
+    try:
+        record = read_json(folder / _RECORD)
+        return bool(record["gguf_sha256"] == sha256 and not changed_files(folder, record["files"]))
+    except (DataError, KeyError, TypeError, AttributeError):  # absent or damaged
         return False
-    record = read_json(folder / _RECORD)
-    return record["gguf_sha256"] == sha256 and not changed_files(folder, record["files"])
 
 
 def _require_space(folder: Path, header: Header) -> None:

@@ -58,8 +58,23 @@ def test_damaged_weights_are_converted_again(conversions: list[Path], use: Calla
     (folder / "model.safetensors").write_bytes(b"12")
     assert (use() / "model.safetensors").read_bytes() == b"1234"
     (folder / "source.json").unlink()
+    for damaged in ("{", "[]", '{"gguf_sha256": 1}'):
+        use()
+        (folder / "source.json").write_text(damaged)
     use()
-    assert len(conversions) == 3
+    assert len(conversions) == 6
+
+
+def test_what_a_killed_conversion_left_is_swept_up(conversions: list[Path], use: Callable[[], Path]) -> None:
+    folder = use()
+    left, other = (folder.with_name(f".{name}.1.tmp") for name in (folder.name, "another"))
+    for place in (left, other):
+        place.mkdir()
+    assert use() == folder
+    assert left.exists()  # looked for where something is to be converted
+    shutil.rmtree(folder)
+    use()
+    assert (left.exists(), other.exists()) == (False, True)
 
 
 def test_an_interrupted_conversion_leaves_nothing(
