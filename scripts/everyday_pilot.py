@@ -1,7 +1,7 @@
 """What a policy can do of the everyday questions: for each family and level the success rate of its samples, the share
 of problems that yield pairs, and that with the same wrong answer in half of the samples or more (confident errors).
 
-    python -m benchmarks.everyday --model smollm2 --problems 24
+    python scripts/everyday_pilot.py --model smollm2 --problems 24
 
 Samples are drawn as in recipes/smollm2.yaml. Wrong answers are compared as read; one that is read from no sample counts
 as none.
