@@ -54,7 +54,7 @@ def reason_of(state: int) -> str:
 
 
 class ScoreFile:
-    """Records of a data set's rows, in a folder of their own.
+    """Records of a data set's rows, in a folder of their own. Without a usable row among them they are begun anew.
 
     Args:
         folder: there already.
@@ -67,11 +67,14 @@ class ScoreFile:
 
     def __init__(self, folder: Path, made_with: Mapping[str, Any]) -> None:
         self._path, self._description = folder / "scores.bin", folder / "made-with.json"
-        if self._description.exists():
+        if self._description.exists() and self._holds_usable_rows():
             self._compare(read_json(self._description), made_with)
         else:
             self._path.unlink(missing_ok=True)
             write_json(self._description, dict(made_with))
+
+    def _holds_usable_rows(self) -> bool:
+        return self._path.exists() and bool((self.read()["state"] == USABLE).any())
 
     def _compare(self, old: Any, new: Mapping[str, Any]) -> None:
         if not isinstance(old, dict):

@@ -272,6 +272,12 @@ def test_a_gate_that_shuts_everything_is_an_error_and_the_scores_serve_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "out.jsonl"]
 
 
+def test_data_without_a_usable_row_can_be_mended(policy: PolicySettings, tmp_path: Path) -> None:
+    with pytest.raises(EmptyPoolError, match="no usable pair"):
+        select_pairs(request(policy, tmp_path, [{**row, "rejected": " "} for row in TEXTS]), progress=False)
+    assert select_pairs(request(policy, tmp_path, TEXTS), progress=False)["usable"] == len(TEXTS)
+
+
 @pytest.mark.parametrize("selector", ["random", "all"])
 def test_controls_need_no_model(selector: str, policy: PolicySettings, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(select, "load_model", lambda policy: pytest.fail("loaded"))
