@@ -113,6 +113,15 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(variant, polic
     assert [repr(row) for row in resumed_log] == [repr(row) for row in expected]  # NaN where nothing was scored
 
 
+def test_resumed_from_its_last_step_it_takes_no_further_one(policy_folder, tmp_path):
+    whole = make_trainer(policy_folder, tmp_path / "run", make_preferences(400))  # one epoch is longer than max_steps
+    whole.train()
+    resumed = make_trainer(policy_folder, tmp_path / "run", make_preferences(400))
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert_equal_weights(whole.model, resumed.model)
+
+
 def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(policy_folder, tmp_path):
     runs = [make_trainer(policy_folder, tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2))]
     for run in runs:

@@ -85,10 +85,13 @@ class SelectingLoop(DPOTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], None]:
-        """Return the microbatches of one optimizer step: the kept pairs, grouped by length."""
-        if not list(itertools.islice(epoch_iterator, num_batches)):
-            return [], None
+        """Return the microbatches of one optimizer step: the kept pairs, grouped by length.
+
+        None where all steps are done: transformers would take one more after a resume from the last one.
+        """
         step = self.state.global_step
+        if not list(itertools.islice(epoch_iterator, num_batches)) or step >= self.state.max_steps:
+            return [], None
         batch = self.stream.next(step, progress=min(step / self.state.max_steps, 1.0), microbatches=num_batches)
         self._log_selection(batch.metrics)
         return [self._collate(batch.examples(microbatch), microbatch) for microbatch in batch.microbatches], None
