@@ -161,6 +161,7 @@ class OnPolicySource:
     def restore(self, *, version: int) -> PoolContents:
         """Read back what `refresh` stored."""
         folder = self._folder(version)
+        folder.journal.unlink(missing_ok=True)  # of a process that ended between the two
         return pool_contents(read_records(folder.pairs, PreferencePair), read_info(folder))
 
 

@@ -81,11 +81,15 @@ def source(tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_refresh_is_restored_as_it_was_made(source: Any, tmp_path: Path) -> None:
     made = source("1", "2").refresh(None, version=3, step=7)
+    journal = PoolFolder(tmp_path / "3").journal
+    assert not journal.exists()
+    journal.write_text("left by a process that ended before it was deleted")
     restored = source("1", "2").restore(version=3)
     assert made.pairs.to_dict() == restored.pairs.to_dict()
     assert made.success_rates.tolist() == restored.success_rates.tolist() == [0.5, 0.5]
     info = read_info(PoolFolder(tmp_path / "3"))
     assert (info.step, info.generated_tokens, info.competence, info.exclusions) == (7, 8, 0.5, {})
+    assert not journal.exists()
 
 
 def test_a_refresh_that_makes_no_pair_records_what_it_cost_and_why(source: Any, tmp_path: Path) -> None:
