@@ -49,9 +49,12 @@ def run(root: Path, *, seed: int = 0, steps: int = STEPS, every: int = EVERY) ->
     arguments = make_arguments(
         root, max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=1, save_steps=steps // 4,
         save_total_limit=2, refresh_steps=steps // 20, learning_rate=1e-5, seed=seed,
+        gate_quantile=1.0,  # with a gate few steps would train
     )  # fmt: skip
+    policy = root / "policy"  # TRL loads the reference from where the policy was loaded
+    make_tiny_model().save_pretrained(policy)
     trainer = SAGETrainer(
-        make_tiny_model(), args=arguments, train_dataset=make_preferences(), processing_class=make_tiny_tokenizer(),
+        str(policy), args=arguments, train_dataset=make_preferences(), processing_class=make_tiny_tokenizer(),
         callbacks=[Watch()],
     )  # fmt: skip
     trainer.train()
