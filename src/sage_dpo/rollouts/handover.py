@@ -141,7 +141,8 @@ class Handover:
             raise RolloutError(f"rollouts.engine.sync.command cannot be run: {error}") from None
         if done.returncode:
             raise RolloutError(
-                f"rollouts.engine.sync.command ended with status {done.returncode}, expected 0: {' '.join(command)}"
+                f"rollouts.engine.sync.command ({command[0]}) ended with status {done.returncode}, expected 0; run it "
+                "by hand to see why"  # its arguments may hold a key
             )
         deadline = time.monotonic() + sync.start_timeout_s
         while True:

@@ -227,8 +227,8 @@ def test_a_command_starts_the_server_with_the_weights(tiny_tokenizer: Any, tmp_p
     with Restarted(tiny_tokenizer, policy=make_tiny_model()).serve() as server:
         assert len(Follower(server, tmp_path, sync).sample(first, 1)) == 10
         assert note.read_text() == f"{tmp_path / 'v1'} {server.url.removesuffix('/v1')}"
-        failing = {"kind": "restart", "command": [sys.executable, "-c", "raise SystemExit(3)"]}
-        with pytest.raises(RolloutError, match=r"sync.command ended with status 3, expected 0"):
+        failing = {"kind": "restart", "command": [sys.executable, "-c", "raise SystemExit(3)  # a-key"]}
+        with pytest.raises(RolloutError, match=r"sync.command \(.*\) ended with status 3, expected 0(?!.*a-key)"):
             Follower(server, tmp_path, failing).sample(first, 1)
         with pytest.raises(RolloutError, match=r"sync.command cannot be run"):
             Follower(server, tmp_path, {"kind": "restart", "command": [str(tmp_path / "no")]}).sample(first, 1)
