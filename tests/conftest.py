@@ -34,6 +34,15 @@ def tiny_model() -> Qwen2ForCausalLM:
 
 
 @pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny policy with its tokenizer, as saved; shared, do not write into it."""
+    folder = tmp_path_factory.mktemp("policy")
+    make_tiny_model().save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def benchmark_data() -> Path:
     """Folder of the benchmark files beside the checkout; the test is skipped where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"

@@ -7,6 +7,9 @@ A record validates itself on construction, so that a bad row is caught where it 
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -186,3 +189,9 @@ class PairScore:
     is_kept: bool
     pool_version: int
     is_open: bool = True
+
+
+def problems_sha256(problems: Sequence[Problem]) -> str:
+    """Return a hash of what is asked and how it is graded: ids, texts and answers, in order."""
+    rows = [[problem.id, problem.problem, problem.answer] for problem in problems]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

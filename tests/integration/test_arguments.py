@@ -140,14 +140,6 @@ def test_every_argument_is_tested_as_the_page_says():
 
 
 @pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model().save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def router_folder(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("routers")
     config = AutoConfig.for_model(

@@ -18,14 +18,6 @@ from sage_dpo.errors import ConfigError, DataError, EmptyPoolError, RunFolderErr
 EVERYTHING = {"selector": "all", "keep_ratio": 1.0, "stratified": False, "save_strategy": "no"}
 
 
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model().save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 def make_trainer(policy, folder, data=None, *, keywords=None, **changes) -> SAGETrainer:
     return SAGETrainer(
         policy,

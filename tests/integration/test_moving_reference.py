@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
+from tests.support.tiny import make_tiny_tokenizer
 from tests.support.training import losses, make_arguments, make_preferences
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -22,14 +22,6 @@ from sage_dpo.forward import as_completions, score_completions
 
 SYNC = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.7}
 EVERYTHING = {"selector": "all", "keep_ratio": 1.0, "stratified": False}
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model().save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def make_trainer(policy, folder, data: Dataset | None = None, *, callbacks=(), lora=False, **changes) -> SAGETrainer:

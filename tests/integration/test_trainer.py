@@ -29,14 +29,6 @@ from sage_dpo.selection.source import PoolContents
 from sage_dpo.training.config import default_output_dir
 
 
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("policy")
-    make_tiny_model().save_pretrained(folder)
-    make_tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 def make_trainer(policy: str, folder: Path, data: Dataset | None = None, *, lora=False, source=None, **changes):
     return SAGETrainer(
         policy,

@@ -6,7 +6,6 @@ Training and testing sample and grade alike: the same prompts, the same engine, 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from sage_dpo.core.statistics import mean_at_k
 from sage_dpo.errors import DataError
 from sage_dpo.evaluation.results import EvaluationResult, SuiteResult, read_result, write_result
 from sage_dpo.evaluation.suites import BENCHMARKS, GREEDY
-from sage_dpo.records import Problem, Verdict
+from sage_dpo.records import Problem, Verdict, problems_sha256
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_prompts
 from sage_dpo.verification import RULES, VerificationRequest, requests_for
@@ -191,7 +190,7 @@ def _key(
     """Return everything that a suite's result depends on."""
     return {
         "weights": weights,
-        "problems": _problems_sha256(problems),
+        "problems": problems_sha256(problems),
         "sampling": asdict(sampling),
         "seed": 0 if sampling.is_greedy else seed,
         "grader": f"sage-dpo {__version__}, rules {RULES}, math-verify {version('math-verify')}",
@@ -208,8 +207,3 @@ def weights_sha256(model: torch.nn.Module) -> str:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
-
-
-def _problems_sha256(problems: Sequence[Problem]) -> str:
-    rows = [[problem.id, problem.problem, problem.answer] for problem in problems]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -12,7 +12,7 @@ import torch
 from sage_dpo.config import PolicySettings, RunConfig
 from sage_dpo.digests import digest_files
 from sage_dpo.pipeline.policies import policy_path
-from sage_dpo.records import Problem
+from sage_dpo.records import Problem, problems_sha256
 
 _POLICY_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 
@@ -24,7 +24,7 @@ def run_inputs(config: RunConfig, suites: Mapping[str, Sequence[Problem]]) -> di
         **machine_inputs(),
         "policy": policy_inputs(config.policy),
         "sources": {name: digests for name, source in sources.items() if (digests := _source_digests(source))},
-        "suites": {name: _problems_sha256(problems) for name, problems in suites.items()},
+        "suites": {name: problems_sha256(problems) for name, problems in suites.items()},
     }
 
 
@@ -56,8 +56,3 @@ def _source_digests(source: Any) -> dict[str, str]:
 def _tree_sha256(path: Path) -> str:
     digests = digest_files(path.parent, [path])
     return hashlib.sha256(repr([(name, digest["sha256"]) for name, digest in digests.items()]).encode()).hexdigest()
-
-
-def _problems_sha256(problems: Sequence[Problem]) -> str:
-    rows = "\n".join(f"{problem.id!r} {problem.problem!r} {problem.answer!r}" for problem in problems)
-    return hashlib.sha256(rows.encode("utf-8", "surrogatepass")).hexdigest()

@@ -23,7 +23,7 @@ from sage_dpo.config import (
     RunConfig,
 )
 from sage_dpo.errors import ConfigError
-from sage_dpo.records import Problem
+from sage_dpo.records import Problem, problems_sha256
 
 
 class LoadedProblems(NamedTuple):
@@ -100,8 +100,7 @@ def _read(file: ProblemFileSettings) -> tuple[list[Problem], dict[str, int]]:
 
 
 def _loaded(problems: list[Problem], excluded: dict[str, int]) -> LoadedProblems:
-    text = "\n".join(f"{problem.id}\t{problem.problem}\t{problem.answer}" for problem in problems)
-    return LoadedProblems(problems, excluded, hashlib.sha256(text.encode()).hexdigest())
+    return LoadedProblems(problems, excluded, problems_sha256(problems))
 
 
 def load_suites(settings: EvaluationSettings | None) -> dict[str, list[Problem]]:
