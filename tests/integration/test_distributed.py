@@ -53,13 +53,11 @@ def test_two_processes_keep_the_pairs_that_one_keeps(policy, tmp_path, two):
     one = launch(1, policy, tmp_path, per_device_train_batch_size=8, gate=GATE)
     kept = [[[pair for at, pair in done["kept"] if at == step] for step in (0, 1)] for done in (one, two[1])]
     for alone, shared in zip(*kept, strict=True):  # before the trained pairs differ
-        assert set(shared) <= set(alone)
-        assert len(shared) == len(alone) // 2 * 2  # no process has more than the other
+        assert shared == alone
     assert one["counts"]["candidate_pairs"] == two[1]["counts"]["candidate_pairs"] == 96
-    assert 0 < two[1]["counts"]["trained_pairs"] <= one["counts"]["trained_pairs"] < 48  # the gate shuts some
-    per_pair = [[loss / len(pairs) for (loss, _), pairs in zip(done["losses"], own, strict=False)]
-                for done, own in zip((one, two[1]), kept, strict=True)]  # fmt: skip
-    np.testing.assert_allclose(*per_pair, rtol=0.02)  # the mean over the pairs asked for, shut ones counting 0
+    assert 0 < two[1]["counts"]["trained_pairs"] < 48  # the gate shuts some
+    assert any(len(pairs) % 2 for pairs in kept[0])  # an odd number is shared out, too
+    np.testing.assert_allclose(one["losses"][:2], two[1]["losses"][:2], rtol=1e-4)  # losses, and gradients' norms
 
 
 def test_two_processes_resume_bit_for_bit(policy, two):

@@ -18,13 +18,16 @@ class Microbatch:
     Attributes:
         rows: `[b]` indices into the kept pairs.
         weight: factor of the microbatch's mean loss, so that the step's loss is the mean over all its pairs; 1.0 where
-            all microbatches are equally large. 0.0 where there are no rows: nothing is run.
+            all microbatches are equally large. 0.0 where there are no rows: nothing is run; and where the rows are a
+            copy of another process's.
         token_weight: the same for a loss that is a mean over the chosen completions' tokens.
+        is_uneven: whether another process has more or fewer rows in it.
     """
 
     rows: NDArray[np.int64]
     weight: float
     token_weight: float
+    is_uneven: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +59,10 @@ def deal_microbatches(
 ) -> list[list[Microbatch]]:
     """Deal the kept pairs out to `count` microbatches of `processes` processes, neighbours in `keys` together.
 
-    Of a microbatch every process gets equally many pairs: TRL gathers one number a pair from all of them, and a gather
-    needs equal shapes. So up to `processes - 1` pairs, the last, are left out where the selection is no multiple of
-    `processes`. Microbatches differ by one pair at most; each is weighted by its share of the pairs, because the loop
-    averages the microbatches' mean losses. Where there are fewer pairs than microbatches, the first ones are empty:
-    the last must not be, as gradients are exchanged between processes in it.
+    Microbatches differ by one pair at most, and so do the processes' shares of one. Each is weighted by its share of
+    the pairs, because the loop averages the microbatches' mean losses. Where there are fewer pairs than microbatches,
+    the first ones are empty: the last must not be, as gradients are exchanged between processes in it. All processes
+    run a microbatch or none does; one that has no pair of its own gets a copy of another's, of weight 0.
 
     Args:
         keys: `[k]` of each kept pair, such as its length in tokens; k may be 0.
@@ -72,18 +74,18 @@ def deal_microbatches(
     Returns:
         For each process its `count` microbatches.
     """
-    share = len(keys) // processes
-    over = share if asked is None else asked / processes
-    order = np.argsort(keys, kind="stable")[: share * processes]
-    sizes = [(share + place) // count for place in range(count)]  # ascending, and summing to share
-    blocks = [block.reshape(processes, -1) for block in np.split(order, np.cumsum(sizes)[:-1] * processes)]
-    weights = [size * count / over if size else 0.0 for size in sizes]
-    per_token = 0.0 if tokens is None else count * processes * share / over / max(1, int(tokens[order].sum()))
+    parts, total = count * processes, max(1, len(keys)) if asked is None else asked
+    per_token = 0.0 if tokens is None else parts * len(keys) / total / max(1, int(tokens.sum()))
+    order = np.argsort(keys, kind="stable")
+    share, extra = divmod(len(keys), processes)
+    sizes = [[(share + (p < extra) + place) // count for p in range(processes)] for place in range(count)]
+    blocks = np.split(order, np.cumsum(np.ravel(sizes))[:-1])  # by microbatch, then process
 
-    def microbatch(rows: NDArray[np.int64], weight: float) -> Microbatch:
-        return Microbatch(rows, weight, weight if tokens is None else int(tokens[rows].sum()) * per_token)
+    def microbatch(place: int, process: int) -> Microbatch:
+        rows, size, largest = blocks[place * processes + process], sizes[place][process], max(sizes[place])
+        weight = size * parts / total
+        token_weight = weight if tokens is None else int(tokens[rows].sum()) * per_token
+        copied = blocks[place * processes][:1]  # the first process has a pair wherever one has
+        return Microbatch(rows if size else copied, weight, token_weight, largest != min(sizes[place]))
 
-    return [
-        [microbatch(block[process], weight) for block, weight in zip(blocks, weights, strict=True)]
-        for process in range(processes)
-    ]
+    return [[microbatch(place, process) for place in range(count)] for process in range(processes)]

@@ -155,8 +155,7 @@ class CandidateStream:
         candidates = Candidates(len(draw.indices), rng, scores, draw.strata, self.gate.threshold)
         selection = self.selector.select(candidates, self.settings.keep)
         self.gate.observe(selection.is_open, pool_size=len(self.pairs))
-        batch, trained = self._batch(columns, selection.kept, microbatches, step)
-        selection = replace(selection, kept=selection.kept[trained])
+        batch = self._batch(columns, selection.kept, microbatches, step)
         self.counts.candidate_pairs += len(draw.indices)
         metrics |= selection_metrics(draw, selection, self.counts)
         if self.log.is_on:
@@ -230,10 +229,8 @@ class CandidateStream:
 
     # -- parts of a step -------------------------------------------------------------------------------------------
 
-    def _batch(
-        self, columns: Columns, kept: NDArray[np.int64], microbatches: int, step: int
-    ) -> tuple[StepBatch, NDArray[np.int64]]:
-        """Give the kept pairs their reference log-probabilities and deal them out; also return which are trained on."""
+    def _batch(self, columns: Columns, kept: NDArray[np.int64], microbatches: int, step: int) -> StepBatch:
+        """Give the kept pairs their reference log-probabilities and deal them out."""
         pairs: Columns = {name: [column[i] for i in kept] for name, column in columns.items()}
         prompt, chosen, rejected = (
             np.array([len(ids) for ids in pairs[name]], dtype=np.int64) for name in TOKEN_COLUMNS
@@ -248,10 +245,9 @@ class CandidateStream:
         reference = self.scorer.pair_reference(pairs, ld_alpha=self.settings.ld_alpha)
         check_finite(reference, pairs, "reference", step)
         pairs["ref_chosen_logps"], pairs["ref_rejected_logps"] = (half.tolist() for half in np.split(reference, 2))
-        trained = np.sort(np.concatenate([m.rows for process in dealt for m in process])).astype(np.int64)
-        self.counts.trained += int(lengths[trained].sum())
-        self.counts.trained_pairs += len(trained)
-        return StepBatch(dealt[self.settings.process], pairs, {}), trained
+        self.counts.trained += int(lengths.sum())
+        self.counts.trained_pairs += len(kept)
+        return StepBatch(dealt[self.settings.process], pairs, {})
 
     def _usable(self, contents: PoolContents) -> PoolContents:
         """Leave out, and count, new pairs that could not be trained on whole."""

@@ -6,6 +6,7 @@ would change the length of the loop with it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from sage_dpo.selection.stream import CandidateStream
 from sage_dpo.training.checks import check_collated, check_loss
 from sage_dpo.training.config import SAGEConfig
 from sage_dpo.training.loader import steps_per_epoch, ticket_loader
-from sage_dpo.training.weights import KEY, weighted, weights_of
+from sage_dpo.training.weights import KEY, UNEVEN, uneven_gathers, weighted, weights_of
 
 _EMPTY = "microbatch_is_empty"  # every pair of it was shut
 
@@ -106,7 +107,7 @@ class SelectingLoop(DPOTrainer):
         inputs: dict[str, Any] = self.data_collator(examples)
         if type(self.data_collator) is not DataCollatorForPreference:
             check_collated(inputs, examples)
-        return inputs | weights_of(microbatch, self.loss_types)
+        return inputs | weights_of(microbatch, self.loss_types) | ({UNEVEN: True} if microbatch.is_uneven else {})
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run TRL's forward and backward pass; nothing for an empty microbatch. A loss that is not finite raises."""
@@ -119,7 +120,8 @@ class SelectingLoop(DPOTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss; evaluation batches that come without reference log-probabilities get TRL's own."""
         self.precompute_ref_logps = "ref_chosen_logps" in inputs
-        if KEY not in inputs:
+        if KEY not in inputs and UNEVEN not in inputs:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        with weighted(self, inputs) as (plain, weight):
+        gathers = uneven_gathers(self.accelerator) if UNEVEN in inputs else contextlib.nullcontext()
+        with gathers, weighted(self, inputs) as (plain, weight):
             return weight * super().compute_loss(model, plain, *args, **kwargs)

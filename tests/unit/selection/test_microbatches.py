@@ -35,9 +35,26 @@ def test_the_weighted_mean_of_microbatch_means_is_the_mean_over_pairs(kept, coun
     losses = np.random.default_rng(0).random(kept)
     dealt = deal_microbatches(np.arange(kept), count=count, processes=processes)
     step = np.mean([[m.weight * losses[m.rows].mean() for m in process] for process in dealt])
-    trained = np.sort(np.concatenate([m.rows for process in dealt for m in process]))
-    assert step == pytest.approx(losses[trained].mean())
-    assert trained.tolist() == list(range(kept - kept % processes))  # the longest are left out
+    trained = np.sort(np.concatenate([m.rows for process in dealt for m in process if m.weight]))
+    assert step == pytest.approx(losses.mean())
+    assert trained.tolist() == list(range(kept))
+    sizes = np.array([[len(m.rows) for m in process] for process in dealt])
+    assert (np.ptp(sizes, axis=0) <= 1).all()
+    uneven = np.array([[m.is_uneven for m in process] for process in dealt])
+    assert (uneven >= (sizes != sizes[0])).all()
+    assert (uneven == uneven[0]).all()
+
+
+def test_a_process_without_a_pair_of_its_own_runs_a_copy_that_counts_nothing() -> None:
+    dealt = deal_microbatches(
+        np.array([3, 9, 5]), count=2, processes=2
+    )  # 2 pairs for the first process, 1 for the other
+    assert rows_of(dealt) == [[[0], [2]], [[0], [1]]]
+    assert [[m.weight for m in process] for process in dealt] == [
+        [pytest.approx(4 / 3)] * 2,
+        [0.0, pytest.approx(4 / 3)],
+    ]
+    assert [[m.is_uneven for m in process] for process in dealt] == [[True, False]] * 2
 
 
 @pytest.mark.parametrize(("kept", "rows"), [(0, [[], [], []]), (1, [[], [], [0]]), (2, [[], [0], [1]])])
