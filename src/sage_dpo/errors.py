@@ -50,3 +50,7 @@ class VerifierError(SageError, RuntimeError):
 
 class RolloutError(SageError, RuntimeError):
     """A rollout engine cannot deliver completions (server unreachable, refused request, broken answer)."""
+
+
+class ProcessError(SageError, RuntimeError):
+    """The processes of a run disagree (other files, other pairs), or do not see the same run folder."""

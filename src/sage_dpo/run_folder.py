@@ -40,10 +40,13 @@ class PoolFolder:
     def completions(self) -> Path:
         return self.root / "completions.parquet"
 
-    @property
-    def journal(self) -> Path:
-        """Completions as they come; deleted when the pool is complete."""
-        return self.root / "completions.partial.jsonl"
+    def journal(self, process: int = 0) -> Path:
+        """Completions of a process as they come; deleted when the pool is complete."""
+        return self.root / (f"completions.partial-{process}.jsonl" if process else "completions.partial.jsonl")
+
+    def journals(self) -> list[Path]:
+        """Those of all processes."""
+        return sorted(self.root.glob("completions.partial*.jsonl"))
 
     @property
     def served_policy(self) -> Path:

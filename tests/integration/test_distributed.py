@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.support.launch import finish, torchrun
 from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
 
-ROOT = Path(__file__).parents[2]
 GATE = -0.5  # leaves fewer pairs open than a step asks for
 
 
 def launch(processes: int, policy: Path, folder: Path, **options) -> dict:
-    """Run the worker under torchrun on the CPU (gloo) and return what rank 0 saved."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}",
-        "-m", "tests.support.distributed_worker", str(policy), str(folder), json.dumps(options),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Run the worker and return what rank 0 saved."""
+    finish(torchrun(processes, "-m", "tests.support.distributed_worker", policy, folder, json.dumps(options)))
     return torch.load(folder / "result.pt", weights_only=False)
 
 

@@ -70,9 +70,12 @@ def test_an_installed_wheel_lists_and_loads_every_recipe(site: Path, tmp_path: P
 @pytest.mark.slow
 def test_its_commands_take_names(site: Path, tmp_path: Path) -> None:
     listed = run("-m", "sage_dpo", "recipes", cwd=tmp_path, PYTHONPATH=str(site))
-    assert [name for name in listed.splitlines() if name and not name.startswith((" ", "studies", "sage-dpo"))] == [
-        recipe.name for recipe in builtin_recipes()
-    ]
+    assert [
+        name for name in listed.splitlines() if name and not name.startswith((" ", "studies", "several", "sage-dpo"))
+    ] == [recipe.name for recipe in builtin_recipes()]
+    assert "distributed_type: FSDP" in run(
+        "-m", "sage_dpo", "recipes", "show", "accelerate/fsdp2", cwd=tmp_path, PYTHONPATH=str(site)
+    )
     shown = run("-m", "sage_dpo", "recipes", "show", "quickstart", cwd=tmp_path, PYTHONPATH=str(site))
     assert shown == (ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8")
     planned = run("-m", "sage_dpo", "plan", "quickstart", cwd=tmp_path, PYTHONPATH=str(site))

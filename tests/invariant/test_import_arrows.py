@@ -23,6 +23,7 @@ FOUNDATION = {
     "data",
     "digests",
     "inputs",
+    "processes",
 }
 ALLOWED = {
     "errors": set(),
@@ -33,6 +34,7 @@ ALLOWED = {
     "costs": set(),
     "digests": set(),
     "inputs": {"errors"},
+    "processes": {"errors", "inputs"},
     "data": {"errors", "storage", "rules"},
     "run_folder": {"storage"},
     "manifest": {"errors", "storage", "run_folder", "digests", "inputs"},

@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that `--help` and a typing error an
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -14,6 +15,7 @@ import typer
 
 from sage_dpo import __version__
 from sage_dpo.cli import builtin, evaluation, gym, recipes, selection, stages
+from sage_dpo.cli.launcher import check_shared, fail, is_main
 from sage_dpo.cli.options import Resumable
 from sage_dpo.errors import SageError
 
@@ -51,14 +53,20 @@ app.add_typer(recipes_app, name="recipes")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    check_shared(context.invoked_subcommand)
 
 
 def main() -> None:
     """Run the command line; errors of ours, and what the system refuses, become one message and exit code 2."""
+    if not is_main():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):  # a terminal of ASCII, at the end of a finished run, is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -67,24 +75,21 @@ def main() -> None:
     try:
         app()
     except SageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(f"error: {error}")
     except OSError as error:
         named = error.filename is not None and error.strerror is not None
-        print(f"error: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(f"error: {f'{error.filename}: {error.strerror}' if named else error}")
     except Exception as error:
         refusal = _refusal(error)
         if refusal is None:
             raise
-        print(f"error: {refusal}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(f"error: {refusal}")
     except Resumable as stop:
-        _leave(str(stop))
+        fail(f"\ninterrupted; {stop}", 130)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
             raise
-        _leave("nothing was kept; the same command starts anew")
+        fail("\ninterrupted; nothing was kept; the same command starts anew", 130)
 
 
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")
@@ -99,8 +104,3 @@ def _refusal(error: Exception) -> str | None:
     if any(words in text for words in _NO_SPACE):
         return f"a file cannot be written ({str(error).splitlines()[0]}); make room and run the same command again"
     return None
-
-
-def _leave(advice: str) -> None:
-    print(f"\ninterrupted; {advice}", file=sys.stderr)
-    raise SystemExit(130) from None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sage_dpo.config import builtin_recipes, builtin_studies, find_recipe
+from sage_dpo.config import builtin_launchers, builtin_recipes, builtin_studies, find_launcher, find_recipe
 
 _WIDTH = 100
 
@@ -22,9 +22,12 @@ def list_recipes(context: typer.Context) -> None:
             print(textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
     studies = f"studies (sage-dpo study NAME): {', '.join(builtin_studies())}"
     print(textwrap.fill(studies, _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    launchers = f"several GPUs (accelerate launch --config_file FILE): {', '.join(builtin_launchers())}"
+    print(textwrap.fill(launchers, _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     print("sage-dpo recipes show NAME > my.yaml makes a copy to change.")
 
 
-def show(name: Annotated[str, typer.Argument(help="Of the recipe.")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="Of the recipe, or of a configuration of accelerate.")]) -> None:
     """Print a recipe, to read it or to save it as a file of your own."""
-    print(find_recipe(name).read_text(encoding="utf-8"), end="")
+    path = find_launcher(name) if name.startswith("accelerate/") else find_recipe(name)
+    print(path.read_text(encoding="utf-8"), end="")

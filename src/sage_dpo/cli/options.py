@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import create_model
 
+from sage_dpo.cli.launcher import is_main
 from sage_dpo.config import (
     RolloutSettings,
     RunConfig,
@@ -126,8 +127,8 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def write_result(path: Path | None, value: Any) -> None:
-    """Write what a command found as JSON, if `--json` was given."""
-    if path:
+    """Write what a command found as JSON, if `--json` was given; once, where several processes found it."""
+    if path and is_main():
         from sage_dpo.storage import write_json
 
         write_json(path, value)

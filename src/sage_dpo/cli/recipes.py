@@ -96,7 +96,7 @@ def plan(
     recipe: RecipePath,
     set_: RecipeOverrides = None,
     gpu: Annotated[str | None, typer.Option(help="Name, as H100 (the default), A100-80GB, L40S, RTX-4090.")] = None,
-    gpus: Annotated[int, typer.Option(help="How many share reference, scoring and training.")] = 1,
+    gpus: Annotated[int, typer.Option(help="How many share the work, a process each.")] = 1,
     utilization: Annotated[float, typer.Option(help="Fraction of the peak that is reached.")] = 0.4,
     tflops: Annotated[float | None, typer.Option(help="Dense peak of another machine, TFLOP/s.")] = None,
     memory_gb: Annotated[float | None, typer.Option(help="Memory of another machine, 1e9 bytes.")] = None,

@@ -101,10 +101,12 @@ def rollouts(
     require_suffix(output, ".parquet")
     fields = parse_fields(field)
     from sage_dpo.pipeline.stages import sample_completions
+    from sage_dpo.processes import start_processes
     from sage_dpo.records import Completion
     from sage_dpo.storage import write_records
 
-    journal = output.with_name(f"{output.stem}.partial.jsonl")
+    processes = start_processes()
+    journals = [output.with_name(f"{output.stem}.partial{f'-{n}' if n else ''}.jsonl") for n in range(processes.count)]
     with resumable():
         completions = sample_completions(
             problems_path,
@@ -113,10 +115,12 @@ def rollouts(
             fields=fields,
             seed=chosen.seed,
             progress=not quiet,
-            journal=journal,
+            journal=lambda process: journals[process],
+            processes=processes,
         )
-        write_records(output, completions, Completion)
-    journal.unlink()
+        if processes.is_main:
+            write_records(output, completions, Completion)
+    journals[processes.index].unlink(missing_ok=True)
     asked = len({completion.problem_id for completion in completions})
     finished = Counter(str(completion.finish_reason) for completion in completions)
     print(f"{len(completions)} completions of {asked} problems, {dict(finished)}: {output}")

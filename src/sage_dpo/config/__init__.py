@@ -8,7 +8,15 @@ What this package does not know: the fields of TRL's own trainer arguments. `tra
 `sage_dpo.training.SAGEConfig` as it is, and checked there before any work starts.
 """
 
-from sage_dpo.config.builtin import BuiltinRecipe, builtin_recipes, builtin_studies, find_recipe, find_study
+from sage_dpo.config.builtin import (
+    BuiltinRecipe,
+    builtin_launchers,
+    builtin_recipes,
+    builtin_studies,
+    find_launcher,
+    find_recipe,
+    find_study,
+)
 from sage_dpo.config.engines import (
     EngineSettings,
     LoraSyncSettings,
@@ -88,9 +96,11 @@ __all__ = [
     "TrainingSettings",
     "TransformersEngineSettings",
     "VerificationSettings",
+    "builtin_launchers",
     "builtin_recipes",
     "builtin_studies",
     "dump_config",
+    "find_launcher",
     "find_recipe",
     "find_study",
     "load_config",

@@ -1,4 +1,4 @@
-"""Recipes and studies by name: those that come with the package.
+"""Recipes, studies and configurations of `accelerate launch` by name: those that come with the package.
 
 They lie in `recipes/` of the repository and are copied to `sage_dpo/recipes/` when a wheel is built (`setup.py`); a
 checkout and an editable install read them where they are. What a list says of a recipe stands at the head of its file:
@@ -41,6 +41,23 @@ def builtin_recipes() -> list[BuiltinRecipe]:
 def builtin_studies() -> list[str]:
     """Return the names of the package's studies."""
     return [path.stem for path in _files("studies")]
+
+
+def builtin_launchers() -> list[str]:
+    """Return the names of the package's configurations of `accelerate launch`."""
+    return [f"accelerate/{path.stem}" for path in _files("accelerate")]
+
+
+def find_launcher(name: str) -> Path:
+    """Return the file of a configuration of `accelerate launch`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    named = dict(zip(builtin_launchers(), _files("accelerate"), strict=True))
+    if name not in named:
+        raise ConfigError(f"configuration {name!r} does not exist; give one of {', '.join(named)}")
+    return named[name]
 
 
 def find_recipe(given: str | Path) -> Path:

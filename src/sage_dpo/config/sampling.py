@@ -109,7 +109,9 @@ class RolloutSettings(Section):
 class VerificationSettings(Section):
     """Answer checking in child processes."""
 
-    workers: int = Field(2, ge=1, description="Worker processes.")
+    workers: int = Field(
+        2, ge=1, description="Worker processes; under a launcher over all processes, at least one each."
+    )
     soft_timeout_s: float = Field(
         3.0, gt=0.0, description="An answer that takes longer is unknown (`timeout`), in seconds of CPU time."
     )

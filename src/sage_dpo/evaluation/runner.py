@@ -5,6 +5,7 @@ Training and testing sample and grade alike: the same prompts, the same engine, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections import defaultdict
@@ -23,6 +24,7 @@ from sage_dpo.core.statistics import mean_at_k
 from sage_dpo.errors import DataError
 from sage_dpo.evaluation.results import EvaluationResult, SuiteResult, read_result, write_result
 from sage_dpo.evaluation.suites import BENCHMARKS, GREEDY
+from sage_dpo.processes import ONE, Processes
 from sage_dpo.records import Problem, Verdict, problems_sha256
 from sage_dpo.rollouts.build import build_engine
 from sage_dpo.rollouts.engine import RolloutEngine, SamplingParams, build_prompts
@@ -63,6 +65,7 @@ def evaluate_suite(
     prompt_template: str = "{problem}",
     system_prompt: str | None = None,
     progress: bool = False,
+    processes: Processes = ONE,
 ) -> SuiteResult:
     """Sample and grade one suite.
 
@@ -75,6 +78,8 @@ def evaluate_suite(
         verifier: grades.
         seed: of the sampling; greedy suites do not use it.
         prompt_template, system_prompt: as in `config.RolloutSettings`.
+        progress: show progress bars.
+        processes: that share the work; each of them calls this, and gets the result.
 
     Raises:
         DataError: no problems, or the engine returned another number of completions than asked for.
@@ -83,8 +88,10 @@ def evaluate_suite(
         raise DataError(f"suite {name!r} has no problems; load it again")
     started = time.perf_counter()
     prompts = build_prompts(problems, tokenizer, prompt_template=prompt_template, system_prompt=system_prompt)
-    completions = engine.sample(prompts, settings=sampling, seed=seed, progress=progress)
-    verdicts = verifier.verify(requests_for(problems, completions), progress=progress)
+    sampled = engine.sample(processes.share_of(prompts), settings=sampling, seed=seed, progress=progress)
+    completions = processes.gathered(sampled)
+    requests = processes.share_of(requests_for(problems, completions))
+    verdicts = processes.gathered(verifier.verify(requests, progress=progress))
     benchmark = BENCHMARKS.get(name)
     return SuiteResult(
         name=name,
@@ -125,6 +132,7 @@ def evaluate_policy(
     folder: Path | None = None,
     samples: Mapping[str, int] | None = None,
     progress: bool = False,
+    processes: Processes = ONE,
 ) -> EvaluationResult:
     """Evaluate a policy in this process, on the model's own device and in its dtype.
 
@@ -143,6 +151,7 @@ def evaluate_policy(
         folder: where results are kept; `None` keeps none.
         samples: k of avg@k by suite, instead of the record's.
         progress: show progress bars.
+        processes: that share the work; each of them calls this, and gets the results. The main one reads and writes.
 
     Raises:
         DataError: no suites, or one without problems.
@@ -154,12 +163,13 @@ def evaluate_policy(
     if not isinstance(settings, TransformersEngineSettings):  # an endpoint holds another policy than this one
         settings = TransformersEngineSettings()
     engine = build_engine(settings, model=model, tokenizer=tokenizer)
-    weights = weights_sha256(model) if folder else ""
+    weights = weights_sha256(model) if folder and processes.is_main else ""
     results = {}
     for name, problems in suites.items():
         sampling = suite_sampling(name, max_new_tokens=max_new_tokens, samples=(samples or {}).get(name))
         key = _key(weights, problems, sampling, rollouts, tokenizer, seed)
-        result = read_result(folder, name, key, sampling) if folder else None
+        stored = functools.partial(read_result, folder, name, key, sampling) if folder else lambda: None
+        result = processes.on_main(stored)
         if result is None:
             result = evaluate_suite(
                 engine,
@@ -172,8 +182,9 @@ def evaluate_policy(
                 prompt_template=rollouts.prompt_template,
                 system_prompt=rollouts.system_prompt,
                 progress=progress,
+                processes=processes,
             )
-            if folder:
+            if folder and processes.is_main:
                 write_result(folder, result, key, problems)
         results[name] = result
     return EvaluationResult(results)

@@ -16,12 +16,16 @@ from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.clock import Clock, Evaluate, Probe
 from sage_dpo.pipeline.on_policy import OnPolicySource
 from sage_dpo.pipeline.policies import lora_config, model_arguments, policy_path
+from sage_dpo.processes import ONE, Processes, share_evenly
 from sage_dpo.records import PairScore
 from sage_dpo.run_folder import ArmFolder
 from sage_dpo.selection.checkpoint import last_complete_checkpoint
 from sage_dpo.selection.log import read_candidates
 from sage_dpo.storage import write_jsonl, write_records
 from sage_dpo.training import SAGEConfig, SAGETrainer
+
+_PER_PROCESS = ("args.per_device_train_batch_size", "args.gradient_accumulation_steps")
+"""What follows from the number of processes."""
 
 
 def train_arm(
@@ -37,6 +41,7 @@ def train_arm(
     evaluate: Evaluate | None = None,
     accepted: Sequence[str] = (),
     progress: bool = True,
+    processes: Processes = ONE,
 ) -> dict[str, Any]:
     """Train one arm, continuing from its last complete checkpoint, and save policy, metrics and scores.
 
@@ -51,13 +56,14 @@ def train_arm(
         evaluate: runs the suites after `evaluation.at_steps`.
         accepted: what may differ from the checkpoint, see `SAGEConfig.accept_changes`.
         progress: show progress bars.
+        processes: that train together; each of them calls this, and the main one writes.
 
     Returns:
         `costs` without those of the first pool, `exclusions`, numbers of parameters, kept pairs, refreshes and steps
         taken, `stop_reason` where training ended by itself, and `best`, the best probe (`BestProbe.found`).
     """
-    arguments = trainer_arguments(config, folder.checkpoints, progress=progress)
-    arguments.accept_changes = list(accepted)
+    arguments = trainer_arguments(config, folder.checkpoints, progress=progress, processes=processes.count)
+    arguments.accept_changes = [*accepted, *(_PER_PROCESS if {"machine", "machine.processes"} & set(accepted) else ())]
     trainer = SAGETrainer(
         policy_path(config.policy.path),
         args=arguments,
@@ -70,16 +76,17 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
-    checkpoint = last_complete_checkpoint(folder.checkpoints)
-    clock = Clock(trainer, config, folder, probe, evaluate, checkpoint)
+    checkpoint = processes.on_main(lambda: last_complete_checkpoint(folder.checkpoints))
+    clock = Clock(trainer, config, folder, probe, evaluate, checkpoint, processes.is_main)
     # Before the trainer's own: a refresh after this step is for later steps, and no cost of what is measured now.
     trainer.callback_handler.callbacks.insert(0, clock)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(folder.policy))
-    tokenizer.save_pretrained(folder.policy)
-    start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
-    write_jsonl(folder.metrics, start + trainer.state.log_history)
-    _write_scores(folder)
+    if processes.is_main:
+        tokenizer.save_pretrained(folder.policy)
+        start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
+        write_jsonl(folder.metrics, start + trainer.state.log_history)
+        _write_scores(folder)
     return {
         "best": clock.best.found,
         "costs": clock.costs().as_dict(),
@@ -92,14 +99,15 @@ def train_arm(
     }
 
 
-def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool) -> SAGEConfig:
-    """Return the trainer's arguments for an arm.
+def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool, processes: int = 1) -> SAGEConfig:
+    """Return the trainer's arguments for an arm, on each of so many processes.
 
     Raises:
         ConfigError: unknown key in `training.trainer`, or sizes that do not fit together.
     """
     training = config.training
-    microbatch, accumulation = _microbatches(training.pairs_per_step, training.microbatch_size)
+    pairs = share_evenly("training.pairs_per_step", training.pairs_per_step, processes)
+    microbatch, accumulation = _microbatches(pairs, training.microbatch_size)
     is_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     arguments: dict[str, Any] = {
         "output_dir": str(output_dir),

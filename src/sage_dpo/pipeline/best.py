@@ -19,6 +19,7 @@ class BestProbe:
         patience: probes without a better one after which training is to stop; 0 never.
         keeps_policy: save the policy of each probe that is better than those before.
         state: of the checkpoint from which training goes on, or `None`.
+        is_main: whether this is the process that deletes; every one takes part in saving.
 
     Attributes:
         found: `{"step", "probe_accuracy", "costs"}` of the best, `None` before the first probe; costs without those of
@@ -27,9 +28,15 @@ class BestProbe:
     """
 
     def __init__(
-        self, folder: ArmFolder, *, patience: int, keeps_policy: bool, state: Mapping[str, Any] | None = None
+        self,
+        folder: ArmFolder,
+        *,
+        patience: int,
+        keeps_policy: bool,
+        state: Mapping[str, Any] | None = None,
+        is_main: bool = True,
     ) -> None:
-        self._folder, self._patience, self._keeps_policy = folder, patience, keeps_policy
+        self._folder, self._patience, self._keeps_policy, self._is_main = folder, patience, keeps_policy, is_main
         state = state or {"found": None, "last_step": 0, "waited": 0}
         self.found: dict[str, Any] | None = state["found"]
         self.last_step: int = state["last_step"]
@@ -53,7 +60,7 @@ class BestProbe:
         self._waited = 0
         if self._keeps_policy and save is not None:
             save(self._folder.best_policy(step))
-            keep_policies(self._folder, {step, *self._resumed_from})
+            self._keep_policies({step, *self._resumed_from})
 
     @property
     def stop_reason(self) -> str | None:
@@ -73,7 +80,11 @@ class BestProbe:
             others: steps of the best probes that the other checkpoints know.
         """
         self._resumed_from = {*others, *({self.found["step"]} if self.found else ())}
-        keep_policies(self._folder, self._resumed_from)
+        self._keep_policies(self._resumed_from)
+
+    def _keep_policies(self, steps: Collection[int]) -> None:
+        if self._is_main:
+            keep_policies(self._folder, steps)
 
 
 def keep_policies(folder: ArmFolder, steps: Collection[int]) -> None:

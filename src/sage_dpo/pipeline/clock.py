@@ -42,6 +42,7 @@ class Clock(TrainerCallback):
         folder: the arm's.
         probe, evaluate: how a policy is measured; `None` measures nothing.
         checkpoint: from which training goes on, or `None`.
+        is_main: whether this is the process that writes; every one measures.
 
     Attributes:
         parameters: numbers in the policy.
@@ -56,8 +57,10 @@ class Clock(TrainerCallback):
         probe: Probe | None,
         evaluate: Evaluate | None,
         checkpoint: Path | None,
+        is_main: bool = True,
     ) -> None:
         self._trainer, self._folder, self._probe, self._evaluate = trainer, folder, probe, evaluate
+        self._is_main = is_main
         self._every = config.training.probe_steps if probe else 0
         self._at_steps = frozenset(config.evaluation.at_steps if config.evaluation and evaluate else ())
         self.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
@@ -67,7 +70,10 @@ class Clock(TrainerCallback):
         self._total: float | None = None
         self._measuring: float = state["probing"]
         keeps_policy = evaluate is not None and config.evaluation is not None and config.evaluation.at_best
-        self.best = BestProbe(folder, patience=config.training.patience, keeps_policy=keeps_policy, state=state["best"])
+        patience = config.training.patience
+        self.best = BestProbe(
+            folder, patience=patience, keeps_policy=keeps_policy, state=state["best"], is_main=is_main
+        )
         if state["stop_reason"]:
             trainer.stop_reason, trainer.args.max_steps = state["stop_reason"], state["step"]
 
@@ -111,7 +117,8 @@ class Clock(TrainerCallback):
             costs, started = self.costs(), time.perf_counter()
             milestone = self._folder.milestone(step)
             self._evaluate(self._trainer.model, milestone)
-            write_json(milestone.costs, costs.as_dict())
+            if self._is_main:
+                write_json(milestone.costs, costs.as_dict())
             self._measuring += time.perf_counter() - started
 
     def _measure(self, step: int, *, is_last: bool) -> dict[str, float]:
@@ -124,11 +131,11 @@ class Clock(TrainerCallback):
         return {"cost/seconds": costs.wall_s, "cost/flops": costs.flops, "probe/accuracy": accuracy}
 
     def _save_policy(self, folder: Path) -> None:
-        tokenizer: Any = self._trainer.processing_class
-        for part in (self._trainer.model, tokenizer):
-            part.save_pretrained(folder)
+        self._trainer.save_model(str(folder))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._is_main:
+            return
         content = {
             "step": state.global_step,
             "total": time.perf_counter() - self._started,

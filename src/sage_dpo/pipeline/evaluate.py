@@ -8,8 +8,10 @@ from typing import Any
 from sage_dpo.config import EvaluationSettings, PolicySettings, RolloutSettings, VerificationSettings
 from sage_dpo.core.statistics import bootstrap_interval
 from sage_dpo.evaluation import evaluate_policy
+from sage_dpo.pipeline.grading import per_process
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_suites
+from sage_dpo.processes import start_processes
 from sage_dpo.rules import verdict_counts
 from sage_dpo.verification import Verifier
 
@@ -24,7 +26,7 @@ def evaluate_model(
     seed: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """Evaluate a policy.
+    """Evaluate a policy, on all processes that the launcher has started.
 
     Args:
         policy: the model.
@@ -38,9 +40,10 @@ def evaluate_model(
     Returns:
         `{"average", "suites": {name: {"accuracy", "interval", "size", "verdicts"}}, "seconds"}`
     """
-    problems = load_suites(evaluation)
-    tokenizer = load_tokenizer(policy)
-    with Verifier(**verification.model_dump()) as verifier:
+    processes = start_processes()
+    with processes.first_of_machine():
+        problems, tokenizer = load_suites(evaluation), load_tokenizer(policy)
+    with Verifier(**per_process(verification, processes).model_dump()) as verifier:
         result = evaluate_policy(
             lambda: load_model(policy),
             tokenizer,
@@ -50,7 +53,8 @@ def evaluate_model(
             rollouts=rollouts,
             max_new_tokens=evaluation.max_new_tokens,
             seed=seed,
-            progress=progress,
+            progress=progress and processes.is_main,
+            processes=processes,
         )
     report = {}
     for name, suite in result.suites.items():

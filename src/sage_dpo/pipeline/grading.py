@@ -10,6 +10,7 @@ from pathlib import Path
 from sage_dpo.config import VerificationSettings
 from sage_dpo.errors import DataError
 from sage_dpo.problems import load_problems
+from sage_dpo.processes import Processes
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict
 from sage_dpo.rules import verdict_counts
 from sage_dpo.storage import numbered_rows, read_records
@@ -63,6 +64,11 @@ def grade(
         verdicts = graders.verify(requests, progress=progress)
         seconds = time.perf_counter() - started
     return Grades(verdicts, verdict_counts(verdicts), seconds, restored)
+
+
+def per_process(verification: VerificationSettings, processes: Processes) -> VerificationSettings:
+    """Return the settings of each process's graders, which share the workers."""
+    return verification.model_copy(update={"workers": max(1, verification.workers // processes.count)})
 
 
 def _with_answer_line(request: VerificationRequest) -> VerificationRequest:

@@ -17,22 +17,25 @@ from sage_dpo.records import Problem, problems_sha256
 _POLICY_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 
 
-def run_inputs(config: RunConfig, suites: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+def run_inputs(config: RunConfig, suites: Mapping[str, Sequence[Problem]], *, processes: int) -> dict[str, Any]:
     """Return the inputs of a run, for `Manifest`: nested mappings of names to hashes and words."""
     sources = {"problems": config.problems, "probe": config.probe, "pairs": config.pairs}
     return {
-        **machine_inputs(),
+        **machine_inputs(processes),
         "policy": policy_inputs(config.policy),
         "sources": {name: digests for name, source in sources.items() if (digests := _source_digests(source))},
         "suites": {name: problems_sha256(problems) for name, problems in suites.items()},
     }
 
 
-def machine_inputs() -> dict[str, Any]:
-    """Return the device and, where it is the CPU, whose kernels sum by thread, the number of threads."""
+def machine_inputs(processes: int = 1) -> dict[str, Any]:
+    """Return the device, where it is the CPU, whose kernels sum by thread, the number of threads, and how many
+    processes there are, where more than one: they sum gradients by process.
+    """
     is_cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if is_cuda else "cpu"
-    return {"machine": {"device": device, "threads": None if is_cuda else torch.get_num_threads()}}
+    several = {"processes": processes} if processes > 1 else {}
+    return {"machine": {"device": device, "threads": None if is_cuda else torch.get_num_threads(), **several}}
 
 
 def policy_inputs(settings: PolicySettings) -> dict[str, Any]:

@@ -16,13 +16,15 @@ from sage_dpo.config import RunConfig, ServerEngineSettings
 from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pairs.build import build_pairs
 from sage_dpo.pipeline.policies import policy_path
+from sage_dpo.pipeline.sampling import sample_shared
+from sage_dpo.processes import ONE, Processes
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
-from sage_dpo.rollouts import sample_rollouts
 from sage_dpo.rules import success_rate, verdict_counts
 from sage_dpo.run_folder import PoolFolder
 from sage_dpo.selection.reference import model_fingerprint
 from sage_dpo.selection.source import PoolContents
 from sage_dpo.storage import read_json, read_records, write_json, write_records
+from sage_dpo.training.resume import rows_sha256
 from sage_dpo.verification import Verifier, requests_for
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class OnPolicySource:
         verifier: grades the completions.
         folder: where a pool version is kept.
         progress: show progress bars.
+        processes: that share the work; each of them refreshes and restores, and the main one writes.
     """
 
     def __init__(
@@ -77,8 +80,9 @@ class OnPolicySource:
         folder: Callable[[int], PoolFolder],
         *,
         progress: bool = True,
+        processes: Processes = ONE,
     ) -> None:
-        self._config = config
+        self._config, self._processes = config, processes
         self._problems = list(problems)
         self._tokenizer = tokenizer
         self._verifier = verifier
@@ -91,13 +95,13 @@ class OnPolicySource:
 
         Completions are kept as they come, and a pool that is complete is read back where the same policy asks again.
         """
-        folder = self._folder(version)
+        folder, processes = self._folder(version), self._processes
         policy = "" if model is None else model_fingerprint(model)
-        is_there = all(path.is_file() for path in (folder.info, folder.completions, folder.verdicts, folder.pairs))
-        if is_there and (made := read_info(folder)).policy == policy and made.pairs:
+        if processes.on_main(lambda: _is_made(folder, policy)):
             return self.restore(version=version)
         problems = problems_of_pool(self._problems, self._config.rollouts.problems_per_pool, version)
-        completions, seconds = sample_rollouts(
+        completions, seconds = sample_shared(
+            processes,
             problems,
             self._config.rollouts,
             model=model,
@@ -109,14 +113,12 @@ class OnPolicySource:
             policy=policy,
             handover=self._handover,
         )
-        if self._handover is not None:
+        if self._handover is not None and processes.is_main:
             self._handover.clear(version)
         started = time.perf_counter()
-        write_records(folder.completions, completions, Completion)
-        verdicts = self._verifier.verify(requests_for(problems, completions), progress=self._progress)
-        write_records(folder.verdicts, verdicts, Verdict)
+        requests = processes.share_of(requests_for(problems, completions))
+        verdicts = processes.gathered(self._verifier.verify(requests, progress=self._progress))
         pairs, exclusions, failure = self._build(problems, completions, verdicts, version)
-        write_records(folder.pairs, pairs, PreferencePair)
         info = RefreshInfo(
             version=version,
             step=step,
@@ -129,11 +131,29 @@ class OnPolicySource:
             policy=policy,
             pairs=len(pairs),
         )
-        write_json(folder.info, asdict(info))  # what it cost counts, also when it made no pair
-        folder.journal.unlink(missing_ok=True)
+        contents = self._agreed(pairs, info)
+        if processes.is_main:
+            write_records(folder.completions, completions, Completion)
+            write_records(folder.verdicts, verdicts, Verdict)
+            write_records(folder.pairs, pairs, PreferencePair)
+            write_json(folder.info, asdict(info))  # what it cost counts, also when it made no pair
+            _delete_journals(folder)
+        processes.wait()
         if failure is not None:
             raise failure
-        return pool_contents(pairs, info)
+        return contents
+
+    def _agreed(self, pairs: Sequence[PreferencePair], info: RefreshInfo) -> PoolContents:
+        """Return a pool's contents, which all processes have alike.
+
+        Raises:
+            ProcessError: they have not.
+        """
+        contents = pool_contents(pairs, info)
+        values = {"policy": info.policy, "pairs": info.pairs, "sha256": rows_sha256(contents.pairs) if pairs else ""}
+        remedy = "start all from the same files and versions, and see that the run folder is one and the same for all"
+        self._processes.agree(f"the pool of version {info.version}", values, remedy=remedy)
+        return contents
 
     def _build(
         self,
@@ -161,8 +181,20 @@ class OnPolicySource:
     def restore(self, *, version: int) -> PoolContents:
         """Read back what `refresh` stored."""
         folder = self._folder(version)
-        folder.journal.unlink(missing_ok=True)  # of a process that ended between the two
-        return pool_contents(read_records(folder.pairs, PreferencePair), read_info(folder))
+        if self._processes.is_main:
+            _delete_journals(folder)  # of a process that ended between the two
+        return self._agreed(read_records(folder.pairs, PreferencePair), read_info(folder))
+
+
+def _is_made(folder: PoolFolder, policy: str) -> bool:
+    """Whether a pool was completed, with pairs, by the same policy."""
+    is_there = all(path.is_file() for path in (folder.info, folder.completions, folder.verdicts, folder.pairs))
+    return is_there and (made := read_info(folder)).policy == policy and bool(made.pairs)
+
+
+def _delete_journals(folder: PoolFolder) -> None:
+    for journal in folder.journals():
+        journal.unlink(missing_ok=True)
 
 
 def policy_handover(config: RunConfig, tokenizer: Any, folder: Callable[[int], PoolFolder]) -> Handover | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,13 @@ def lora_config(settings: LoraSettings | None) -> Any:
         target_modules=settings.target_modules,
         task_type="CAUSAL_LM",
     )
+
+
+def release_memory() -> None:
+    """Free what a trainer left: it is full of cycles, and the next arm's weights and optimizer need the room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _not_loadable(settings: PolicySettings, error: Exception) -> ConfigError:

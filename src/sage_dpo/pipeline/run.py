@@ -8,34 +8,41 @@ where the last run ended. All arms start from the same policy and the same first
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import FixedPairSettings, RunConfig, ServerEngineSettings, dump_config
 from sage_dpo.core.flops import forward_flops
 from sage_dpo.costs import Costs
 from sage_dpo.evaluation import EvaluationResult, evaluate_policy
+from sage_dpo.inputs import library_versions
 from sage_dpo.manifest import Manifest, discard, locked
 from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.arms import train_arm, trainer_arguments
 from sage_dpo.pipeline.best import keep_policies
+from sage_dpo.pipeline.grading import per_process
 from sage_dpo.pipeline.inputs import policy_inputs, run_inputs
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
-from sage_dpo.pipeline.policies import count_parameters, load_model, load_tokenizer, load_trained
-from sage_dpo.pipeline.processes import release_memory, require_one_process
+from sage_dpo.pipeline.policies import count_parameters, load_model, load_tokenizer, load_trained, release_memory
+from sage_dpo.pipeline.shared_manifest import SharedManifest
 from sage_dpo.pipeline.sources import load_recipe_problems, load_suites
 from sage_dpo.pipeline.summary import summarize
 from sage_dpo.problems.overlap import overlap_report
+from sage_dpo.processes import Processes, start_processes
 from sage_dpo.records import PreferencePair, Problem
 from sage_dpo.report import write_report
 from sage_dpo.run_folder import FIRST_POOL, FIRST_PROBE, PoolFolder, RunFolder, SuitesFolder
 from sage_dpo.storage import read_records, write_json, write_records
+from sage_dpo.training.resume import rows_sha256
 from sage_dpo.verification import Verifier
 
 
@@ -48,6 +55,8 @@ def run(
     progress: bool = True,
 ) -> Path:
     """Run a recipe from start to report, continuing an interrupted run of the same recipe.
+
+    Under a launcher every process calls this; they share the work, and the main one writes.
 
     Args:
         config: validated recipe.
@@ -62,20 +71,41 @@ def run(
     Raises:
         SageError: with the remedy in the message.
     """
-    require_one_process()
+    processes = start_processes()
     for arm in config.arms:  # a wrong key must not surface after an hour of rollouts
         if config.arms[arm].train:
-            trainer_arguments(config.for_arm(arm), Path("unused"), progress=False)
+            trainer_arguments(config.for_arm(arm), Path("unused"), progress=False, processes=processes.count)
     folder = RunFolder(Path(output) if output else Path(config.output_dir) / config.name)
     transformers_logging.disable_progress_bar()  # a bar for each file of weights hides the ones that matter
-    tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
-    with Verifier(**config.verification.model_dump()) as verifier:
-        if fresh and folder.root.exists():  # only now that everything else is known to be in order
+    with processes.first_of_machine():  # it fetches or converts, the others find what it has left
+        tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
+    inputs = run_inputs(config, suites, processes=processes.count)
+    check_same_inputs(processes, config, inputs)
+    with Verifier(**per_process(config.verification, processes).model_dump()) as verifier:
+        if fresh and folder.root.exists() and processes.is_main:  # only now that all else is known to be in order
             discard(folder.root)
-        with locked(folder.root):
-            manifest = Manifest(folder, dump_config(config), run_inputs(config, suites), accepted)
-            _Stages(config, folder, manifest, tokenizer, suites, verifier, progress).execute()
+        with locked(folder.root) if processes.is_main else contextlib.nullcontext():
+            manifest = SharedManifest(processes, lambda: Manifest(folder, dump_config(config), inputs, accepted))
+            processes.require_shared(folder.manifest)
+            shown = progress and processes.is_main
+            _Stages(config, folder, manifest, tokenizer, suites, verifier, shown, processes).execute()
+            processes.wait()
     return folder.root
+
+
+def check_same_inputs(processes: Processes, config: RunConfig, inputs: Mapping[str, Any]) -> None:
+    """Raise where another process has another recipe, other versions or other files; the machine may be another.
+
+    Raises:
+        ProcessError: names what differs.
+    """
+    same = {name: value for name, value in inputs.items() if name != "machine"}
+    recipe = hashlib.sha256(dump_config(config).encode()).hexdigest()
+    processes.agree(
+        "what the run starts from",
+        {"recipe": recipe, "versions": library_versions(), **same},
+        remedy="give all machines the same recipe, files and installed versions",
+    )
 
 
 @dataclass(frozen=True)
@@ -84,15 +114,17 @@ class _Stages:
 
     config: RunConfig
     folder: RunFolder
-    manifest: Manifest
+    manifest: SharedManifest
     tokenizer: Any
     suites: dict[str, list[Problem]]
     verifier: Verifier
     progress: bool
+    processes: Processes
 
     def execute(self) -> None:
         pool = self.folder.first_pool
-        self.manifest.stage("problems", self._problems, [self.folder.problems("train").parent])
+        problems = functools.partial(self.processes.on_main, self._problems)
+        self.manifest.stage("problems", problems, [self.folder.problems("train").parent])
         untuned = functools.cache(lambda: load_model(self.config.policy))
         files = [pool.completions, pool.verdicts, pool.pairs]
         self.manifest.stage(FIRST_POOL, lambda: self._first_pool(untuned), files)
@@ -102,7 +134,7 @@ class _Stages:
         results = {}
         for name, settings in self.config.arms.items():
             self._announce(f"arm {name}")
-            self.manifest.check({"policy": policy_inputs(self.config.policy)})  # all arms start from the same one
+            self.manifest.check(lambda: {"policy": policy_inputs(self.config.policy)})  # all start from the same one
             if settings.train:
                 stage = self.folder.arm(name).stage
                 if not self.config.for_arm(name).training.save_steps and not self.manifest.is_complete(stage):
@@ -113,8 +145,9 @@ class _Stages:
                 results[name] = self._evaluate(name)
                 if settings.train and self.config.evaluation and self.config.evaluation.at_best:
                     self._evaluate_best(name)
-        write_json(self.folder.summary, summarize(self.config, self.folder, results))
-        write_report(self.folder.root)
+        if self.processes.is_main:
+            write_json(self.folder.summary, summarize(self.config, self.folder, results))
+            write_report(self.folder.root)
 
     def _problems(self) -> dict[str, Any]:
         info: dict[str, Any] = {}
@@ -131,7 +164,8 @@ class _Stages:
     def _first_pool(self, untuned: Callable[[], Any]) -> dict[str, Any]:
         self._announce("first pool")
         if isinstance(self.config.pairs, FixedPairSettings):
-            costs, info = self._fixed_pool(self.config.pairs)
+            fixed = self.config.pairs
+            costs, info = self.processes.on_main(lambda: self._fixed_pool(fixed))
         else:
             engine = self.config.rollouts.engine
             is_needed = not isinstance(engine, ServerEngineSettings) or engine.check_policy
@@ -169,7 +203,7 @@ class _Stages:
         info = train_arm(
             config,
             folder,
-            pairs_dataset(read_records(self.folder.first_pool.pairs, PreferencePair)),
+            self._first_pairs(),
             self.tokenizer,
             source=self._source(config, folder.refresh) if is_on_policy else None,
             probe=self._probe if config.training.probe_steps else None,
@@ -178,9 +212,18 @@ class _Stages:
             evaluate=self._run_suites if self.suites else None,
             accepted=self.manifest.accepted,
             progress=self.progress,
+            processes=self.processes,
         )
         release_memory()
         return info
+
+    def _first_pairs(self) -> Dataset:
+        """Return pool version 0, which all processes have alike."""
+        pairs = pairs_dataset(read_records(self.folder.first_pool.pairs, PreferencePair))
+        values = {"pairs": len(pairs), "sha256": rows_sha256(pairs)}
+        remedy = f"see that {self.folder.first_pool.pairs} is the same file for all"
+        self.processes.agree("the first pool", values, remedy=remedy)
+        return pairs
 
     def _evaluate(self, arm: str) -> EvaluationResult:
         folder, policy = self.folder.arm(arm), self.config.policy
@@ -192,7 +235,8 @@ class _Stages:
         folder, trained = self.folder.arm(arm), self.manifest.info(self.folder.arm(arm).stage)
         step = trained["best"]["step"]
         is_last = step == trained["steps"]
-        keep_policies(folder, () if is_last else (step,))
+        if self.processes.is_main:
+            keep_policies(folder, () if is_last else (step,))
         if not is_last:
             self._run_suites(load_trained(self.config.policy, folder.best_policy(step)), folder.best)
 
@@ -220,11 +264,20 @@ class _Stages:
             max_new_tokens=max_new_tokens,
             seed=self.config.seed,
             progress=self.progress,
+            processes=self.processes,
         )
 
     def _source(self, config: RunConfig, folder: Callable[[int], PoolFolder]) -> OnPolicySource:
         problems = self._read_problems("train")
-        return OnPolicySource(config, problems, self.tokenizer, self.verifier, folder, progress=self.progress)
+        return OnPolicySource(
+            config,
+            problems,
+            self.tokenizer,
+            self.verifier,
+            folder,
+            progress=self.progress,
+            processes=self.processes,
+        )
 
     def _read_problems(self, name: str) -> list[Problem]:
         return read_records(self.folder.problems(name), Problem)

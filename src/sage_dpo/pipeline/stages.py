@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from sage_dpo.config import (
 from sage_dpo.pairs import PairBuild, build_pairs, preference_rows
 from sage_dpo.pipeline.on_policy import encode_solution
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
+from sage_dpo.pipeline.sampling import sample_shared
 from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.problems import deduplicate, load_problems, overlap_report
+from sage_dpo.processes import ONE, Processes
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
-from sage_dpo.rollouts import sample_rollouts
 from sage_dpo.selection.reference import model_fingerprint
 from sage_dpo.storage import read_records, write_jsonl, write_records
 
@@ -61,14 +62,17 @@ def sample_completions(
     fields: Mapping[str, str | None],
     seed: int,
     progress: bool,
-    journal: Path | None = None,
+    journal: Callable[[int], Path | None] = lambda _: None,
+    processes: Processes = ONE,
 ) -> list[Completion]:
-    """Sample completions of the problems in a file; `journal` keeps them as they come (`sample_rollouts`)."""
-    tokenizer = load_tokenizer(policy)
+    """Sample completions of the problems in a file; each process keeps its own as they come (`sample_shared`)."""
+    with processes.first_of_machine():
+        tokenizer = load_tokenizer(policy)
     problems = load_problems(path, fields=fields).problems
     is_needed = not isinstance(rollouts.engine, ServerEngineSettings) or rollouts.engine.check_policy
     model = load_model(policy) if is_needed else None
-    return sample_rollouts(
+    return sample_shared(
+        processes,
         problems,
         rollouts,
         model=model,

@@ -182,8 +182,8 @@ def _notes(config: RunConfig, machine: Machine, inputs: Inputs) -> Iterator[str]
         yield "rollouts are those of one server, with bfloat16 weights on a GPU of the same kind"
     if machine.count > 1:
         yield (
-            f"{machine.count} GPUs share reference, scoring and training, as SAGETrainer does under accelerate; "
-            "sampling is counted on one GPU, and `sage-dpo run` drives one process"
+            f"{machine.count} GPUs share rollouts, probe, evaluation, reference, scoring and training equally, one "
+            f"process each (`accelerate launch --num_processes {machine.count}`)"
         )
 
 

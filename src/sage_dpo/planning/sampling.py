@@ -21,7 +21,7 @@ _LOGIT_BYTES = 12  # float32 logits, probabilities and their cumulative sum
 
 @dataclass(frozen=True)
 class Sampler:
-    """Samples from the policy, on one GPU.
+    """Samples from the policy, on all GPUs, each an equal share of the problems; on one server.
 
     Attributes:
         config, machine, inputs: of the plan.
@@ -59,19 +59,21 @@ class Sampler:
             return Stage(name)
         shape, setup, lengths, engine = self.inputs.shape, self.setup, self.inputs.lengths, self.config.rollouts.engine
         batch = engine.batch_size if isinstance(engine, TransformersEngineSettings) else _SERVER_BATCH
-        rows = min(batch, problems * samples)
+        gpus = 1 if is_served else self.machine.count
+        share = problems / gpus
+        rows = min(batch, share * samples)
         prompts = max(1, rows / samples)
-        sequences = Sequences(problems * samples, lengths.prompt, min(lengths.completion, limit))
-        prefill = prefill_cost(shape, setup, prompts=problems, prompt=lengths.prompt, batch=prompts)
+        sequences = Sequences(share * samples, lengths.prompt, min(lengths.completion, limit))
+        prefill = prefill_cost(shape, setup, prompts=share, prompt=lengths.prompt, batch=prompts)
         decode = decode_cost(shape, setup, sequences, batch=batch, longest=limit, occupancy=OCCUPANCY)
         launch = 0.0 if is_served else LAYER_CALL_S  # servers launch captured graphs
         hours = sum(
             self.machine.hours(cost, in_float32=setup.in_float32, layer_call_s=launch) for cost in (prefill, decode)
         )
         memory = self._memory(rows, prompts, sequences.completion, limit)
-        return Stage.of(name, prefill + decode, hours=hours, memory=memory)
+        return Stage.of(name, prefill + decode, hours=hours / gpus, memory=memory).times(gpus)
 
-    def _memory(self, rows: int, prompts: float, completion: float, limit: int) -> float:
+    def _memory(self, rows: float, prompts: float, completion: float, limit: int) -> float:
         """Return the peak of a batch: weights, key-value cache, and the prefill's activations and logits."""
         shape, setup, longest = self.inputs.shape, self.setup, self.inputs.lengths.longest_prompt
         # Once half of the rows have ended, the engine goes on with the others alone.

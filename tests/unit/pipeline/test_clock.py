@@ -46,13 +46,16 @@ class StandIn:
     """What the clock asks of a trainer."""
 
     def __init__(self, source: object) -> None:
-        self.model = self.processing_class = Policy(2, 2)
+        self.model = Policy(2, 2)
         self.token_counts = COUNTS
         self.stream = SimpleNamespace(source=source, attempted_refreshes=2)
         self.args = SimpleNamespace(max_steps=4)
         self.stop_reason: str | None = None
         self.logged: dict[str, float] = {}
         self.log_metric, self.log = self.logged.__setitem__, self.logged.update
+
+    def save_model(self, folder: str) -> None:
+        self.model.save_pretrained(Path(folder))
 
     def stop(self, reason: str) -> None:
         self.stop_reason = reason

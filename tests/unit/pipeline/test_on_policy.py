@@ -81,7 +81,7 @@ def source(tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_refresh_is_restored_as_it_was_made(source: Any, tmp_path: Path) -> None:
     made = source("1", "2").refresh(None, version=3, step=7)
-    journal = PoolFolder(tmp_path / "3").journal
+    journal = PoolFolder(tmp_path / "3").journal(1)
     assert not journal.exists()
     journal.write_text("left by a process that ended before it was deleted")
     restored = source("1", "2").restore(version=3)

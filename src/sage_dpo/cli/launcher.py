@@ -1,0 +1,59 @@
+"""The command line under `torchrun` or `accelerate launch`: which commands share their work, and which process speaks.
+
+Read from what launchers set, as accelerate does, but without its imports: a typing error must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import NoReturn
+
+from sage_dpo.errors import ConfigError
+
+SHARED = ("run", "tune", "rollouts", "evaluate")
+"""The commands that several processes share."""
+
+_GRACE_S = 20.0
+"""Time for the launcher to end a process because the main one has failed, and told why."""
+
+
+def launched() -> tuple[int, int]:
+    """Return how many processes the launcher has started, and which one this is."""
+    if "LOCAL_RANK" not in os.environ:
+        return 1, 0
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return launched()[1] == 0
+
+
+def check_shared(command: str | None) -> None:
+    """Refuse several processes where a command would do its work once in each.
+
+    Raises:
+        ConfigError: it would.
+    """
+    processes, _ = launched()
+    if processes > 1 and command is not None and command not in SHARED:
+        raise ConfigError(
+            f"`sage-dpo {command}` runs in one process, but the launcher has started {processes}; start it without "
+            f"`torchrun` or `accelerate launch` (several share {', '.join(SHARED[:-1])} and {SHARED[-1]})"
+        )
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Print a last message and leave.
+
+    What goes wrong on all processes is told by the main one: the others wait, and are ended by the launcher meanwhile.
+    One that is left over has failed alone.
+    """
+    _, process = launched()
+    if process:
+        time.sleep(_GRACE_S)
+        message = f"process {process}: {message}"
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(status) from None

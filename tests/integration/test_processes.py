@@ -1,0 +1,161 @@
+"""A whole run on two processes: the selections of one, one writer, and what a killed process leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tests.support.launch import finish, torchrun
+
+from sage_dpo.config import RunConfig, validate
+from sage_dpo.errors import RunFolderError
+from sage_dpo.gym.world import generate_problems
+from sage_dpo.pipeline.run import run
+from sage_dpo.records import Completion, PairScore, PreferencePair, Verdict
+from sage_dpo.storage import read_json, read_jsonl, read_records
+
+RECIPE = {
+    "name": "small",
+    "seed": 1,
+    "policy": {"path": "gym:S"},
+    "problems": {"kind": "gym", "split": "train", "count": 15},
+    "probe": {"kind": "gym", "split": "probe", "count": 5},
+    "rollouts": {"samples": 4, "max_new_tokens": 96},
+    "verification": {"workers": 1},
+    "pool": {"refresh_steps": 2},
+    "training": {
+        "steps": 3,
+        "pairs_per_step": 4,
+        "learning_rate": 1e-4,
+        "probe_steps": 2,
+        "save_steps": 1,
+        "max_length": 256,
+        "trainer": {"gradient_checkpointing": False},
+    },
+    "arms": {"vanilla": {"train": False}, "sage": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe whose suite is short."""
+    folder = tmp_path_factory.mktemp("recipe")
+    rows = [{"id": p.id, "problem": p.problem, "answer": p.answer} for p in generate_problems("probe", 7, seed=9)]
+    (folder / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suites = {"kind": "files", "files": {"few": {"path": str(folder / "suite.jsonl")}}}
+    values = {**RECIPE, "evaluation": {"suites": suites, "max_new_tokens": 64, "at_best": True}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return folder / "recipe.yaml"
+
+
+def start(recipe: Path, folder: Path, *arguments: str):
+    return torchrun(2, "-m", "sage_dpo", "run", recipe, "--output", folder, *arguments)
+
+
+def alone(recipe: Path, folder: Path, **arguments) -> Path:
+    config = validate(RunConfig, yaml.safe_load(recipe.read_text()))
+    return run(config, output=folder, progress=False, **arguments)
+
+
+@pytest.fixture(scope="module")
+def one(recipe, tmp_path_factory) -> Path:
+    return alone(recipe, tmp_path_factory.mktemp("one") / "run")
+
+
+@pytest.fixture(scope="module")
+def two(recipe, tmp_path_factory) -> tuple[Path, str, str]:
+    folder = tmp_path_factory.mktemp("two") / "run"
+    return folder, *finish(start(recipe, folder))
+
+
+@pytest.fixture(scope="module")
+def killed(recipe, tmp_path_factory) -> Path:
+    """The folder of a run whose second process was killed after the first step, and which ended by that."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    launcher = start(recipe, folder)
+    deadline = time.monotonic() + 400
+    while not (folder / "arms/sage/checkpoints/checkpoint-1/complete.json").exists():
+        assert launcher.poll() is None, launcher.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    (second,) = [c for c in children if c.environ().get("RANK") == "1" and "sage_dpo" in c.cmdline()]
+    second.kill()
+    launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    assert not psutil.wait_procs(children, timeout=60)[1]  # no process of the run is left
+    return folder
+
+
+def selections(folder: Path) -> list[tuple[int, str, bool]]:
+    paths = sorted((folder / "arms" / "sage").glob("refresh-*/scores.parquet"))
+    return [(row.step, row.pair_id, row.is_kept) for path in paths for row in read_records(path, PairScore)]
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_jsonl(folder / "arms" / "sage" / "metrics.jsonl") if "loss" in row]
+
+
+def counted(folder: Path) -> dict[str, object]:
+    arm = read_json(folder / "summary.json")["arms"]["sage"]
+    names = ("suites", "train_tokens", "scored_tokens", "reference_tokens", "generated_tokens", "kept_pairs")
+    return {name: arm[name] for name in (*names, "refreshes")}
+
+
+def test_two_processes_sample_grade_select_and_measure_what_one_does(one, two):
+    folder = two[0]
+    for pool in ("first-pool", "arms/sage/refresh-001"):
+        for name, kind in (("completions", Completion), ("verdicts", Verdict), ("pairs", PreferencePair)):
+            mine, theirs = (read_records(path / pool / f"{name}.parquet", kind) for path in (one, folder))
+            assert mine == theirs
+    assert selections(one) == selections(folder)
+    assert counted(one) == counted(folder)
+    assert losses(one) == pytest.approx(losses(folder), rel=1e-4)
+
+
+def test_one_process_writes_and_speaks(one, two):
+    folder, output, errors = two
+    assert output.count("Accuracy in percent") == output.count("== arm sage") == 1
+    assert errors.count("sampling: 100%") > 0
+    others = {path.relative_to(one) for path in one.rglob("*") if "checkpoints" not in path.parts}
+    assert {path.relative_to(folder) for path in folder.rglob("*") if "checkpoints" not in path.parts} == others
+    assert read_json(folder / "manifest.json")["machine"]["processes"] == 2
+
+
+def test_a_run_of_which_a_process_was_killed_goes_on_bit_for_bit(recipe, two, killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    finish(start(recipe, folder))
+    assert losses(folder) == losses(two[0])
+    assert selections(folder) == selections(two[0])
+    mine, theirs = (load_file(path / "arms/sage/policy/model.safetensors") for path in (folder, two[0]))
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+
+
+def test_one_process_goes_on_where_two_were_if_that_is_accepted(recipe, one, killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"machine\.processes was 2, is absent"):
+        alone(recipe, folder)
+    alone(recipe, folder, accepted=["machine.processes"])
+    assert selections(folder) == selections(one)
+    assert counted(folder) == counted(one)
+
+
+def test_processes_that_start_from_other_recipes_are_told_once_before_anything_is_written(recipe, tmp_path):
+    command = 'exec "$0" -m sage_dpo run "$1" --output "$2" --set training.beta=0.$((RANK + 1))'
+    launcher = torchrun(2, "--no-python", "bash", "-c", command, sys.executable, recipe, tmp_path / "run")
+    _, errors = launcher.communicate(timeout=400)
+    assert launcher.returncode != 0
+    lines = [line for line in errors.splitlines() if "error: " in line and "sage" not in line]
+    assert lines == [line for line in lines if line.startswith("error: what the run starts from differs between")]
+    assert len(lines) == 1
+    assert "recipe is" in lines[0]
+    assert "on process 1" in lines[0]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,58 @@
+"""The command line under a launcher."""
+
+from __future__ import annotations
+
+import pytest
+
+from sage_dpo.cli import launcher
+from sage_dpo.errors import ConfigError
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """This is the second of two processes; returns how long it has slept."""
+    slept: list[float] = []
+    for name, value in {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launcher.time, "sleep", slept.append)
+    return slept
+
+
+def test_what_a_cluster_sets_without_a_launcher_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launcher.launched() == (1, 0)
+    launcher.check_shared("select")
+
+
+@pytest.mark.parametrize("command", ["select", "study", "verify", "gym"])
+def test_commands_that_would_do_their_work_twice_are_refused(command: str, second: list[float]) -> None:
+    with pytest.raises(ConfigError, match=rf"`sage-dpo {command}` runs in one process, but the launcher has started 2"):
+        launcher.check_shared(command)
+
+
+@pytest.mark.parametrize("command", [*launcher.SHARED, None])
+def test_commands_that_share_their_work_are_not(command: str | None, second: list[float]) -> None:
+    launcher.check_shared(command)
+
+
+def test_the_others_give_the_launcher_time_to_end_them_before_they_speak(
+    second: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        launcher.fail("error: no memory")
+    assert left.value.code == 2
+    assert slept_and_said(second, capsys) == (True, "process 1: error: no memory\n")
+
+
+def test_the_main_process_speaks_at_once(
+    second: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit):
+        launcher.fail("error: no memory")
+    assert slept_and_said(second, capsys) == (False, "error: no memory\n")
+
+
+def slept_and_said(slept: list[float], capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
+    return bool(slept), capsys.readouterr().err
