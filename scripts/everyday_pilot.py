@@ -22,7 +22,7 @@ from sage_dpo.records import Problem, Verdict
 from sage_dpo.rollouts.build import sample_rollouts
 from sage_dpo.verification import Verifier, requests_for
 
-TEMPLATE = "{problem}\nReply with the answer only."
+TEMPLATE = "{problem}"
 
 
 def summarize(problems: list[Problem], verdicts: list[Verdict]) -> dict[str, float]:

@@ -16,8 +16,8 @@ from sage_dpo.records import Problem
 FAMILIES: dict[str, Family] = {f.name: f for f in (*numbers.FAMILIES, *lists.FAMILIES, *sentences.FAMILIES)}
 """By name."""
 
-_SHARES = {"train": range(60), "probe": range(60, 72), "test": range(72, 100)}
-"""Split -> which hundredths of all questions."""
+_SHARES = {"start": range(15), "train": range(15, 60), "probe": range(60, 72), "test": range(72, 100)}
+"""Split -> which hundredths of all questions. `start` is for a supervised stage before preferences."""
 
 SPLITS = tuple(_SHARES)
 _MAX_DRAWS = 500
@@ -38,7 +38,7 @@ def generate_problems(
     drops out, and the others fill up.
 
     Args:
-        split: `train`, `probe` or `test`; they share no question, whatever their seeds.
+        split: `start`, `train`, `probe` or `test`; they share no question, whatever their seeds.
         count: number of problems.
         seed: of the split's sequence.
         families, levels: which of them.
