@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import LoraSettings, PolicySettings
 from sage_dpo.data.rows import first_line
@@ -55,6 +56,7 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
     Raises:
         ConfigError: nothing usable at the path.
     """
+    transformers_logging.disable_progress_bar()  # a bar for each file of weights hides the ones that matter
     path = policy_path(settings.path)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, **model_arguments(settings))

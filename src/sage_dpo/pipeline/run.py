@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import FixedPairSettings, RunConfig, ServerEngineSettings, dump_config
 from sage_dpo.core.flops import forward_flops
@@ -76,7 +75,6 @@ def run(
         if config.arms[arm].train:
             trainer_arguments(config.for_arm(arm), Path("unused"), progress=False, processes=processes.count)
     folder = RunFolder(Path(output) if output else Path(config.output_dir) / config.name)
-    transformers_logging.disable_progress_bar()  # a bar for each file of weights hides the ones that matter
     with processes.first_of_machine():  # it fetches or converts, the others find what it has left
         tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
     inputs = run_inputs(config, suites, processes=processes.count)
