@@ -1,9 +1,9 @@
 """What a policy can do of the everyday questions: for each family and level the success rate of its samples, the share
 of problems that yield pairs, and that with the same wrong answer in half of the samples or more (confident errors).
 
-    python scripts/everyday_pilot.py --model smollm2 --problems 24
+    python scripts/everyday_pilot.py --model runs/smollm2-start
 
-Samples are drawn as in recipes/smollm2.yaml. Wrong answers are compared as read; one that is read from no sample counts
+Samples are drawn as in recipes/smollm2.yaml, but for their length. Wrong answers are compared as read; one that is read from no sample counts
 as none.
 """
 
@@ -45,10 +45,10 @@ def summarize(problems: list[Problem], verdicts: list[Verdict]) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--problems", type=int, default=24, help="of each family and level")
+    parser.add_argument("--problems", type=int, default=16, help="of each family and level")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--levels", default="easy,medium,hard")
-    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--samples", type=int, default=8, help="1 is greedy")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--output", type=Path, help="JSON lines: every completion with its verdict")

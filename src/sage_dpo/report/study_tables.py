@@ -30,6 +30,7 @@ def study_tables(result: StudyResult) -> list[Table]:
             _cause_table(row.get("kept_by_cause", {}), label),
             *_noise_tables(row.get("gradient_noise", {}), label),
             *_tuning_tables(row.get("tuning", {}), label),
+            _drift_table(row.get("drift", {}), label),
         ]
     return [table for table in tables if table.rows]
 
@@ -212,6 +213,16 @@ def _tuning_tables(values: Mapping[str, Any], label: str) -> list[Table]:
         ]
         tables.append(Table(f"Probe accuracy of {arm}, % by optimizer step{label}", ("value", *steps), tuple(lines)))
     return tables
+
+
+def _drift_table(values: Mapping[str, Any], label: str) -> Table:
+    columns = {"right answers": "correct", "wrong answers": "wrong", "KL from the start": "kl"}
+    lines = [cells(arm, *(_number(row[name]) for name in columns.values())) for arm, row in values.items()]
+    note = (
+        "The samples of the first pool, scored again with the policy after training: change of their log-probability "
+    )
+    note += "in nats an answer, and minus the change over all of them. Means over seeds."
+    return Table(f"What training did to the first answers{label}", ("arm", *columns), tuple(lines), note)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

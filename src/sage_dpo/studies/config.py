@@ -55,7 +55,7 @@ class SweepSettings(Section):
         return self
 
 
-Analysis = Literal["selection_quality", "gradient_noise", "time_to_quality", "tuning"]
+Analysis = Literal["selection_quality", "gradient_noise", "time_to_quality", "tuning", "drift"]
 
 
 class StudyConfig(Section):
@@ -89,7 +89,7 @@ class StudyConfig(Section):
     analyses: list[Analysis] = Field(
         default_factory=list,
         description="Further questions, each with a table of its own: `selection_quality`, `gradient_noise`, "
-        "`time_to_quality`, `tuning`.",
+        "`time_to_quality`, `tuning`, `drift`.",
     )
     reference: str | None = Field(
         None,

@@ -154,6 +154,8 @@ def _check_analyses(study: StudyConfig, runs: list[StudyRun]) -> None:
         is_fixed = isinstance(run.config.pairs, FixedPairSettings)
         if "selection_quality" in study.analyses and (is_fixed or not is_gym):
             raise ConfigError(f"study {study.name!r}: selection_quality needs gym problems and on-policy pairs")
+        if "drift" in study.analyses and is_fixed:
+            raise ConfigError(f"study {study.name!r}: drift needs on-policy pairs, whose samples it scores again")
     if "tuning" in study.analyses and study.sweep is None:
         raise ConfigError(f"study {study.name!r}: tuning needs a sweep")
 

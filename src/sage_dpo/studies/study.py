@@ -16,6 +16,7 @@ from sage_dpo.storage import read_json, write_json
 from sage_dpo.studies.analyses import kept_by_cause, selection_quality, time_to_quality, tuning
 from sage_dpo.studies.comparisons import arm_values, as_dict, best_values, compare
 from sage_dpo.studies.config import ConditionSettings, StudyConfig, load_study
+from sage_dpo.studies.drift import drift
 from sage_dpo.studies.execute import execute
 from sage_dpo.studies.gradient_noise import gradient_noise
 from sage_dpo.studies.grid import StudyRun, expand
@@ -130,6 +131,8 @@ def _condition(
     if "selection_quality" in study.analyses:
         result["selection_quality"] = selection_quality(outcomes)
         result["kept_by_cause"] = kept_by_cause(outcomes)
+    if "drift" in study.analyses:
+        result["drift"] = drift(outcomes, configs)
     if "gradient_noise" in study.analyses and study.reference:
         result["gradient_noise"] = gradient_noise(outcomes, configs, study.reference)
     return result

@@ -210,6 +210,13 @@ def test_gradient_noise_has_a_table_a_policy() -> None:
     assert texts(table(result, captions[0])) == [["sage", "0.25 ± 0.1", "1.23e+03", "0 ± 1"]]
 
 
+def test_drift_has_a_row_an_arm() -> None:
+    values = {"correct": -0.25, "wrong": -4.0, "kl": 2.0}
+    row = {name: {"mean": mean, "low": mean - 0.5, "high": mean + 0.5} for name, mean in values.items()}
+    found = table(study(TWO_ARMS, drift={"sage": row}), "What training did to the first answers")
+    assert texts(found) == [["sage", "-0.25 ± 0.5", "-4 ± 0.5", "2 ± 0.5"]]
+
+
 def test_the_best_of_a_tuning_grid_is_marked() -> None:
     entry = {
         "probe_accuracy": {"1e-05": {"10": 0.5, "20": 0.6}, "0.0001": {"10": 0.7, "20": 0.4}},

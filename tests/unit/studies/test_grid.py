@@ -221,6 +221,7 @@ def comparison(label: str, **changes: Any) -> dict[str, Any]:
             {"analyses": ["selection_quality"], "set": {"pairs": {"kind": "fixed", "path": "x"}}},
             "selection_quality needs gym problems and on-policy pairs",
         ),
+        ({"analyses": ["drift"], "set": {"pairs": {"kind": "fixed", "path": "x"}}}, "drift needs on-policy pairs"),
         (
             {"analyses": ["selection_quality"], "set": {"problems": {"kind": "file", "path": "x.jsonl"}}},
             "selection_quality needs gym problems and on-policy pairs",
