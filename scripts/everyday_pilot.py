@@ -3,8 +3,8 @@ of problems that yield pairs, and that with the same wrong answer in half of the
 
     python scripts/everyday_pilot.py --model runs/smollm2-start
 
-Samples are drawn as in recipes/smollm2.yaml, but for their length. Wrong answers are compared as read; one that is read from no sample counts
-as none.
+Samples are drawn as in recipes/smollm2.yaml, but for their length. Wrong answers are compared as read; one that is read
+from no sample counts as none.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_a_family_that_is_spent_drops_out_and_all_of_them_raise() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "sft"}, "unknown split 'sft' of everyday questions, expected one of train, probe, test"),
+        ({"split": "sft"}, "unknown split 'sft' of everyday questions, expected one of start, train, probe, test"),
         ({"count": -1}, "count is -1, expected a non-negative integer"),
         ({"families": ["moods"]}, r"unknown families \['moods'\] of everyday questions, expected some of"),
     ],
