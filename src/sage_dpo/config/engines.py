@@ -10,10 +10,10 @@ from sage_dpo.config.section import Section
 
 
 class TransformersEngineSettings(Section):
-    """Sample in this process with transformers' `generate`."""
+    """Sample in this process, with the model that transformers loaded."""
 
     kind: Literal["transformers"] = Field("transformers", description="Which of the kinds.")
-    batch_size: int = Field(256, ge=1, description="Completions at a time.")
+    batch_size: int = Field(256, ge=1, description="Completions decoded at a time.")
 
 
 class _SyncSettings(Section):

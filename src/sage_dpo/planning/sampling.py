@@ -16,6 +16,7 @@ _SERVER_BATCH = 256
 _SERVED = TrainingSetup(
     weight_bytes=2, compute_bytes=2, optimizer_bytes=0
 )  # bfloat16, as Qwen2.5 and others are stored
+_SPARE_COLUMNS = 1.25  # the cache's rows are as wide as the longest of them, and a quarter of that is set aside
 _LOGIT_BYTES = 12  # float32 logits, probabilities and their cumulative sum
 
 
@@ -70,14 +71,13 @@ class Sampler:
         hours = sum(
             self.machine.hours(cost, in_float32=setup.in_float32, layer_call_s=launch) for cost in (prefill, decode)
         )
-        memory = self._memory(rows, prompts, sequences.completion, limit)
+        memory = self._memory(rows, prompts, limit)
         return Stage.of(name, prefill + decode, hours=hours / gpus, memory=memory).times(gpus)
 
-    def _memory(self, rows: float, prompts: float, completion: float, limit: int) -> float:
+    def _memory(self, rows: float, prompts: float, limit: int) -> float:
         """Return the peak of a batch: weights, key-value cache, and the prefill's activations and logits."""
         shape, setup, longest = self.inputs.shape, self.setup, self.inputs.lengths.longest_prompt
-        # Once half of the rows have ended, the engine goes on with the others alone.
-        cached = max(longest + completion, (longest + limit) / 2)
+        cached = _SPARE_COLUMNS * (longest + limit)
         memory = running_bytes(shape, setup) + kv_cache_bytes(shape, rows * cached, setup.compute_bytes)
         return memory + forward_bytes(
             shape,

@@ -25,8 +25,8 @@ MIXED_SHARE = 0.6
 """Share of the problems that some samples solve and others do not; assumed."""
 PADDING = 1.1
 """Padded over real tokens in scoring and training where sequences run in length buckets, not packed; assumed."""
-OCCUPANCY = 2 / 3
-"""Share of a sampled batch's rows that still run, mean over steps; assumed."""
+OCCUPANCY = 15 / 16
+"""Share of a sampled batch's rows that run, mean over steps: free ones are taken again once they are an eighth."""
 VERIFICATION_CPU_S = 0.005
 """CPU seconds to grade an answer: about what wrong answers to MATH500 take. Whole numbers take a fraction of it."""
 
@@ -41,8 +41,7 @@ class Stage:
             for the verification, answers.
         flops: operations.
         hours: on the plan's machine; of the verification, on its worker processes.
-        memory_gb: peak on one GPU in 1e9 bytes, at the longest sequences that can occur; of sampling, if half of the
-            completions are no longer than the mean. 0 for the verification.
+        memory_gb: peak on one GPU in 1e9 bytes, at the longest sequences that can occur. 0 for the verification.
     """
 
     name: str

@@ -13,21 +13,22 @@ rounding of a step of F_t the token, and what follows it, can differ. Measured o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    LogitsProcessor,
     LogitsProcessorList,
-    StoppingCriteria,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from sage_dpo.rollouts.engine import SamplingParams
+
+_SLICE = 2**19
+"""Logits that a CPU samples from at once, in elements: 2 MiB of float32, which its cache keeps between the passes."""
 
 
 def completion_uniforms(seed: int, policy_version: int, problem_id: str, sample: int, count: int) -> np.ndarray:
@@ -49,84 +50,57 @@ def inverse_cdf(scores: Tensor, uniforms: Tensor) -> Tensor:
         scores: `[B, V]` logits, `-inf` for excluded tokens.
         uniforms: `[B]` in [0, 1).
     Returns:
-        `[B]` token ids; never an excluded one. Rows with NaN scores give an arbitrary id (the caller checks).
+        `[B]` token ids, never an excluded one; -1 for rows that define no distribution, as with NaN scores.
     """
     probabilities = scores.float().softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     # The last entry misses 1 by rounding: scale u to it, so that the search always ends inside the row.
-    target = uniforms.to(cumulative) * cumulative[:, -1]
-    tokens = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+    total = cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, uniforms[:, None].to(cumulative) * total, right=True)
     tokens = tokens.clamp(max=scores.shape[-1] - 1)
     # A parallel cumsum may be non-monotonic by one rounding step; never return an excluded token for it.
-    is_possible = probabilities.gather(1, tokens[:, None]).squeeze(1) > 0
-    return torch.where(is_possible, tokens, probabilities.argmax(dim=-1))
+    is_possible = probabilities.gather(1, tokens) > 0
+    if not bool(is_possible.all()):
+        tokens = torch.where(is_possible, tokens, probabilities.argmax(dim=-1, keepdim=True))
+    return torch.where(total.isnan(), -1, tokens).squeeze(1)
 
 
-class InverseCDFProcessor(LogitsProcessor):
-    """Turns scores into one-hot scores of the sampled token, so that `generate(do_sample=False)` picks it.
-
-    Args:
-        uniforms: `[B, steps]`, one number a row and step.
-    """
-
-    def __init__(self, uniforms: Tensor) -> None:
-        self._columns = uniforms.T.contiguous()
-        self._step = 0
-        self.is_finite = torch.ones((), dtype=torch.bool, device=uniforms.device)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # Kept on the device and read once at the end: reading it here would stall the accelerator at every step.
-        self.is_finite &= ~scores.isnan().any()
-        tokens = inverse_cdf(scores, self._columns[self._step])
-        self._step += 1
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+def most_likely(scores: Tensor) -> Tensor:
+    """Return `[B]` the ids of the highest scores of `[B, V]`; -1 for rows with NaN."""
+    highest, tokens = scores.max(dim=-1)
+    return torch.where(highest.isnan(), -1, tokens)
 
 
-class NaNCheck(LogitsProcessor):
-    """Remembers whether any score was NaN; for greedy decoding, where nothing else looks at the scores."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.is_finite = torch.ones((), dtype=torch.bool, device=device)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.is_finite &= ~scores.isnan().any()
-        return scores
-
-
-def build_processors(settings: SamplingParams, uniforms: Tensor) -> LogitsProcessorList:
-    """Return transformers' own warpers in their usual order, then the sampler; greedy needs only the NaN check."""
-    if settings.is_greedy:
-        return LogitsProcessorList([NaNCheck(uniforms.device)])
-    processors = LogitsProcessorList()
-    if settings.temperature != 1.0:
-        processors.append(TemperatureLogitsWarper(settings.temperature))
-    if settings.top_k:
-        processors.append(TopKLogitsWarper(settings.top_k))
-    if settings.top_p < 1.0:
-        processors.append(TopPLogitsWarper(settings.top_p))
-    processors.append(InverseCDFProcessor(uniforms))
-    return processors
-
-
-class RunningRows(StoppingCriteria):
-    """Ends `generate` when at most `floor` rows still run, and each row at its own token limit.
+class TokenSampler:
+    """Draws the next token of each row from its logits; greedy takes the most likely one.
 
     Args:
-        eos_ids: end-of-sequence ids.
-        limits: tokens each row may still generate.
-        floor: 0 runs until every row has finished.
+        settings: temperature and truncation, by transformers' own warpers in their usual order.
     """
 
-    def __init__(self, eos_ids: Tensor, limits: Sequence[int], floor: int) -> None:
-        self._eos_ids = eos_ids
-        self._limits = torch.tensor(limits, device=eos_ids.device)
-        self._is_done = torch.zeros(len(limits), dtype=torch.bool, device=eos_ids.device)
-        self._floor = floor
-        self._step = 0
+    def __init__(self, settings: SamplingParams) -> None:
+        self._is_greedy = settings.is_greedy
+        self._warpers = LogitsProcessorList()
+        if not settings.is_greedy and settings.temperature != 1.0:
+            self._warpers.append(TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            self._warpers.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1.0:
+            self._warpers.append(TopPLogitsWarper(settings.top_p))
 
-    def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
-        self._step += 1
-        self._is_done |= torch.isin(input_ids[:, -1], self._eos_ids) | (self._limits <= self._step)
-        if self._floor and int((~self._is_done).sum()) <= self._floor:
-            return torch.ones_like(self._is_done)
-        return self._is_done
+    def __call__(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Return `[B]` token ids, -1 where the logits are NaN.
+
+        Args:
+            logits: `[B, V]`.
+            uniforms: `[B]` in [0, 1), not used if greedy.
+        """
+        rows = max(1, _SLICE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+        slices = zip(logits.split(rows), uniforms.split(rows), strict=True)
+        return torch.cat([self._draw(part.float(), numbers) for part, numbers in slices])
+
+    def _draw(self, scores: Tensor, uniforms: Tensor) -> Tensor:
+        if self._is_greedy:
+            return most_likely(scores)
+        no_ids: Any = None  # these warpers read scores only
+        return inverse_cdf(self._warpers(no_ids, scores), uniforms)

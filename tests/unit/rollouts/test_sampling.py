@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from sage_dpo.rollouts import SamplingParams
-from sage_dpo.rollouts.sampling import RunningRows, build_processors, completion_uniforms, inverse_cdf
+from sage_dpo.rollouts import SamplingParams, sampling
+from sage_dpo.rollouts.sampling import TokenSampler, completion_uniforms, inverse_cdf
 
 
 def test_uniforms_depend_on_every_part_of_the_key() -> None:
@@ -55,9 +56,9 @@ def test_frequencies_match_the_truncated_distribution() -> None:
     normalised (0.453, 0.320, 0.227); the first two reach 0.773 < 0.9, so all three stay."""
     settings = SamplingParams(temperature=2.0, top_k=3, top_p=0.9)
     draws = 20_000
-    uniforms = torch.from_numpy(completion_uniforms(0, 0, "p", 0, draws))[:, None]
+    uniforms = torch.from_numpy(completion_uniforms(0, 0, "p", 0, draws))
     scores = torch.tensor([8.0, 4.0, 2.0, 1.0]).log().expand(draws, 4)
-    chosen = build_processors(settings, uniforms)(torch.zeros(draws, 1, dtype=torch.long), scores).argmax(-1)
+    chosen = TokenSampler(settings)(scores, uniforms)
     frequencies = torch.bincount(chosen, minlength=4) / draws
     weights = torch.tensor([8.0, 4.0, 2.0]).sqrt()
     expected = torch.cat([weights / weights.sum(), torch.zeros(1)])
@@ -68,25 +69,23 @@ def test_frequencies_match_the_truncated_distribution() -> None:
 
 def test_top_p_cuts_the_tail() -> None:
     settings = SamplingParams(top_p=0.6)  # p = (0.5, 0.3, 0.2): 0.5 < 0.6 <= 0.8 keeps two
-    uniforms = torch.linspace(0, 0.999, 100)[:, None]
+    uniforms = torch.linspace(0, 0.999, 100)
     scores = torch.tensor([0.5, 0.3, 0.2]).log().expand(100, 3)
-    chosen = build_processors(settings, uniforms)(torch.zeros(100, 1, dtype=torch.long), scores).argmax(-1)
+    chosen = TokenSampler(settings)(scores, uniforms)
     assert set(chosen.tolist()) == {0, 1}
 
 
-def test_nan_scores_are_remembered() -> None:
-    for temperature in (0.0, 1.0):
-        processors = build_processors(SamplingParams(temperature=temperature), torch.zeros(2, 3))
-        ids = torch.zeros(2, 1, dtype=torch.long)
-        processors(ids, torch.zeros(2, 4))
-        assert bool(processors[-1].is_finite)
-        processors(ids, torch.tensor([[0.0, torch.nan, 0.0, 0.0]] * 2))
-        assert not bool(processors[-1].is_finite)
+def test_rows_without_a_distribution_get_no_token() -> None:
+    logits = torch.tensor([[0.0, 9.0, 0.0, 0.0], [0.0, torch.nan, 0.0, 0.0]])
+    for settings in (SamplingParams(temperature=0.0), SamplingParams(), SamplingParams(top_k=2, top_p=0.9)):
+        assert TokenSampler(settings)(logits, torch.tensor([0.5, 0.5])).tolist() == [1, -1]
 
 
-def test_rows_stop_at_their_own_limit_and_all_at_the_floor() -> None:
-    rows = RunningRows(torch.tensor([9]), [3, 1, 3, 3], floor=1)
-    step = torch.tensor([[0], [0], [0], [0]])
-    assert rows(step, None).tolist() == [False, True, False, False]
-    assert rows(torch.tensor([[0], [0], [9], [0]]), None).tolist() == [False, True, True, False]
-    assert rows(torch.tensor([[9], [0], [0], [0]]), None).tolist() == [True] * 4  # only the last one ran on
+def test_a_row_is_drawn_alike_in_whichever_slice_it_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * 3
+    uniforms = torch.from_numpy(completion_uniforms(0, 0, "p", 0, 50))
+    for settings in (SamplingParams(temperature=0.7, top_p=0.9), SamplingParams(temperature=0.0)):
+        whole = TokenSampler(settings)(logits, uniforms)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "_SLICE", 300)  # 7 rows
+            assert torch.equal(TokenSampler(settings)(logits, uniforms), whole)

@@ -32,7 +32,7 @@ def plain_greedy(model: Any, prompt: RolloutPrompt, tokens: int) -> tuple[int, .
 
 @pytest.mark.slow
 def test_greedy_equals_plain_generate_row_by_row(prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
-    """Through padding, shared prefill, dropped rows and deferred stragglers."""
+    """Through padding, shared prefill, freed and refilled slots, and stragglers."""
     model = make_tiny_model(3)
     greedy = SamplingParams(temperature=0.0, max_new_tokens=40)
     completions = TransformersEngine(model, tiny_tokenizer, batch_size=16).sample(prompts, settings=greedy, seed=0)
@@ -61,31 +61,6 @@ def test_longer_limit_continues_the_same_completions(
         engine.sample(prompts, settings=SamplingParams(samples=2, max_new_tokens=limit), seed=0) for limit in (7, 30)
     )
     assert [c.token_ids for c in short] == [c.token_ids[:7] for c in long]
-
-
-def test_stragglers_are_deferred_and_finished(
-    prompts: list[RolloutPrompt], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = make_tiny_model()
-    model.generation_config.eos_token_id = [4, 20, 21, 22]  # most completions are short, some are long
-    engine = TransformersEngine(model, tiny_tokenizer, batch_size=32)
-    batches: list[list[tuple[int, int]]] = []
-    decode = engine._decode
-
-    def recorded(batch: list[Any], *args: Any, **kwargs: Any) -> None:
-        batches.append([(row.index, len(row.tokens)) for row in batch])
-        decode(batch, *args, **kwargs)
-
-    monkeypatch.setattr(engine, "_decode", recorded)
-    completions = engine.sample(prompts, settings=SamplingParams(samples=4, max_new_tokens=150), seed=0)
-    resumed = [index for batch in batches for index, generated in batch if generated]
-    assert resumed  # otherwise this test shows nothing
-    assert len({index for batch in batches for index, _ in batch}) == len(completions) == 160
-    alone = TransformersEngine(model, tiny_tokenizer, batch_size=1)
-    for index in resumed[:3]:
-        prompt = next(p for p in prompts if p.problem_id == completions[index].problem_id)
-        again = alone.sample([prompt], settings=SamplingParams(samples=4, max_new_tokens=150), seed=0)
-        assert again[completions[index].sample] == completions[index]
 
 
 def test_generation_config_of_the_model_does_not_leak(prompts: list[RolloutPrompt], tiny_tokenizer: Any) -> None:
