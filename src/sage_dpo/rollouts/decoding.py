@@ -1,7 +1,8 @@
 """Completions decoded together, each ending when it ends: a freed slot goes to the next prompt (continuous batching).
 
 A step runs one token of every live row. Rows that ended give their slots up at once, and once an eighth of the slots
-is free, the next prompts are prefilled into them, a prompt once for all of its samples.
+is free, the next prompts are prefilled into them, a prompt once for all of its samples, and what all prompts begin with
+once for all of them.
 
 All rows share the cache's columns (`slot_cache`), so that one row of 2,000 tokens would make every other as wide. Rows
 that have become much longer than the rest go back to the queue and are decoded with their like at the end; their
@@ -22,6 +23,7 @@ from sage_dpo.rollouts.rows import Row, Rules, no_distribution
 from sage_dpo.rollouts.slot_cache import SlotCache
 
 _ADMITTED_SHARE = 8  # prompts are prefilled when 1/8 of the slots is free
+_LEAST_SHARED = 8  # tokens that all prompts begin with, for them to be run apart
 _STRAGGLER_RATIO = 2  # rows this much longer than 7/8 of the rows wait for the end
 
 
@@ -41,6 +43,7 @@ class Decoder:
         self._device = next(model.parameters()).device
         self._cache = SlotCache(model.config, slots)
         self._live: list[Row] = []
+        self._shared: DynamicCache | None = None
 
     def run(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
         """Extend `rows`, taken up in this order, and yield them as they finish, a few at a time.
@@ -48,6 +51,7 @@ class Decoder:
         Raises:
             NumericalError: the model returned NaN logits.
         """
+        self._shared = self._prefill_shared(rows)
         queue: list[Row] = list(rows)
         late: list[Row] = []
         while queue or late or self._live:
@@ -64,21 +68,41 @@ class Decoder:
             if done:
                 yield self._release(done)
 
+    def _prefill_shared(self, rows: Sequence[Row]) -> DynamicCache | None:
+        """Run the tokens that all prompts begin with, such as a system prompt, once; `None` if that is not worth it."""
+        prompts = {row.prompt.prompt_ids for row in rows}
+        if len(prompts) < 2 or self._cache.has_windows:
+            return None
+        ends = zip(min(prompts), max(prompts), strict=False)  # the first and the last in order differ the earliest
+        equal = next((place for place, (a, b) in enumerate(ends) if a != b), len(min(prompts)))
+        count = min(equal, min(map(len, prompts)) - 1)
+        if count < _LEAST_SHARED:
+            return None
+        prefix = DynamicCache()
+        ids = torch.tensor([rows[0].prompt.prompt_ids[:count]], device=self._device)
+        self._model(input_ids=ids, past_key_values=prefix, use_cache=True, logits_to_keep=1)
+        return prefix
+
     def _admit(self, rows: list[Row]) -> list[int]:
         """Prefill rows, equal ones once, and sample a token of each; return the slots that are done."""
         places: dict[tuple[int, ...], int] = {}
         copies = torch.tensor([places.setdefault(row.ids, len(places)) for row in rows], device=self._device)
-        ids, mask = self._rules.padded(list(places), self._device)
+        shared = self._shared.get_seq_length() if self._shared else 0
+        ids, mask = self._rules.padded([own[shared:] for own in places], self._device)
         prefix = DynamicCache()  # without the configuration: layers with windows keep everything
+        if self._shared:
+            layers: Any = self._shared.layers
+            for index, layer in enumerate(layers):
+                prefix.update(layer.keys.expand(len(ids), -1, -1, -1), layer.values.expand(len(ids), -1, -1, -1), index)
         logits = self._model(
             input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            attention_mask=torch.nn.functional.pad(mask, (shared, 0), value=1),
+            position_ids=shared + (mask.cumsum(-1) - 1).clamp(min=0),
             past_key_values=prefix,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        self._cache.insert(prefix, copies)
+        self._cache.insert(prefix, copies, (mask == 0).sum(-1)[copies], shared)
         self._live += rows
         for row in rows:
             row.uniforms = self._rules.uniforms(row)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
@@ -80,16 +81,23 @@ class SlotCache(Cache):
         super().__init__(layers=[*self._slot_layers])
 
     @property
+    def has_windows(self) -> bool:
+        """Whether a layer sees only a window of columns, so that nothing may stand between those of a row."""
+        return any(layer.is_sliding for layer in self._slot_layers)
+
+    @property
     def is_full(self) -> bool:
         """Whether no column is left for another step."""
         return self._columns.end >= self._capacity
 
-    def insert(self, prefix: DynamicCache, copies: Tensor) -> None:
+    def insert(self, prefix: DynamicCache, copies: Tensor, padding: Tensor, shared: int) -> None:
         """Put rows into the next free slots, so that they end where the others do.
 
         Args:
-            prefix: their keys and values, `[M, heads, P, head size]` in each layer, padded on the left.
+            prefix: their keys and values, `[M, heads, P, head size]` a layer: `shared` columns, padding, the rest.
             copies: `[R]` the row of `prefix` that each new row gets.
+            padding: `[R]` columns of padding in each new row, which are moved before the shared ones.
+            shared: columns that are equal in all rows.
         """
         columns, width = self._columns, prefix.get_seq_length()
         if not columns.rows:
@@ -99,9 +107,13 @@ class SlotCache(Cache):
         if columns.end < width or self.is_full:
             self._move(max(width, columns.end - columns.first), sources)
         rows, used = slice(columns.rows, columns.rows + len(copies)), slice(columns.end - width, columns.end)
+        slots = torch.arange(rows.start, rows.stop, device=copies.device)[:, None]
+        places = used.start + padding[:, None] + torch.arange(shared, device=copies.device)
         for layer, source in zip(self._slot_layers, sources, strict=True):
             for states, new in zip(layer.states, source, strict=True):
                 states[rows, :, used] = new[copies]
+                if shared:
+                    states[slots, :, places] = new[:1, :, :shared].transpose(1, 2)
         columns.rows = rows.stop
         columns.first = min(columns.first, used.start)
 

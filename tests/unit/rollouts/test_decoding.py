@@ -31,9 +31,10 @@ def make_rules(settings: SamplingParams, stop_ids: tuple[int, ...] = (2,)) -> Ru
     return Rules(TokenSampler(settings), uniforms, settings.max_new_tokens, stop_ids, pad_id=0)
 
 
-def make_rows(prompts: int, samples: int, *, longest: int = 14, vocabulary: int = 32) -> list[Row]:
+def make_rows(prompts: int, samples: int, *, longest: int = 14, vocabulary: int = 32, shared: int = 0) -> list[Row]:
     rng = random.Random(0)
-    ids = [tuple(rng.randrange(3, vocabulary) for _ in range(rng.randint(1, longest))) for _ in range(prompts)]
+    system = tuple(rng.randrange(3, vocabulary) for _ in range(shared))
+    ids = [system + tuple(rng.randrange(3, vocabulary) for _ in range(rng.randint(1, longest))) for _ in range(prompts)]
     return [
         Row(prompt * samples + sample, sample, RolloutPrompt(f"p{prompt}", ids[prompt]))
         for prompt in range(prompts)
@@ -52,13 +53,15 @@ def one_by_one(model: PreTrainedModel, row: Row, rules: Rules) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "gpt2", *WITH_WINDOWS])
-def test_completions_are_those_of_whole_forward_passes(model_type: str) -> None:
-    """Over moves of the cache, windows shorter than the prompts, and rows that begin at different times."""
+@pytest.mark.parametrize("shared", [0, 9])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2", *WITH_WINDOWS])
+def test_completions_are_those_of_whole_forward_passes(model_type: str, shared: int) -> None:
+    """Over moves of the cache, windows shorter than the prompts, rows that begin at different times, and what all
+    prompts begin with."""
     model = make_small(model_type, "eager")
     assert can_use_slots(model)
     rules = make_rules(SamplingParams(temperature=1.0, max_new_tokens=LIMIT))
-    rows = make_rows(9, 2)
+    rows = make_rows(9, 2, shared=shared)
     with torch.inference_mode():
         finished = [row for done in Decoder(model, rules, slots=5).run(rows) for row in done]
         assert sorted(row.index for row in finished) == list(range(18))
@@ -85,6 +88,21 @@ def test_freed_slots_are_refilled_and_equal_prompts_are_prefilled_once() -> None
     assert min(steps[: len(steps) // 2]) > 28  # 7/8 of the slots run while prompts wait
     # A step with n rows samples n tokens, and a prefill the first of each row.
     assert sum(steps) == sum(len(row.tokens) - 1 for row in rows)
+
+
+def test_what_all_prompts_begin_with_is_run_once() -> None:
+    model = make_tiny_model()
+    rules = make_rules(SamplingParams(max_new_tokens=5))
+    widths: list[int] = []
+    handle = model.model.register_forward_pre_hook(
+        lambda _module, _args, arguments: widths.append(arguments["input_ids"].shape[1]), with_kwargs=True
+    )
+    rows = make_rows(20, 2, vocabulary=64, longest=6, shared=30)
+    with torch.inference_mode():
+        assert sum(len(done) for done in Decoder(model, rules, slots=8).run(rows)) == 40
+    handle.remove()
+    assert widths[0] >= 30
+    assert max(widths[1:]) <= 6
 
 
 def test_stragglers_wait_for_their_like_and_are_finished() -> None:
