@@ -129,7 +129,8 @@ def start_processes(*, timeout_s: float = WAIT_S) -> Processes:
     Args:
         timeout_s: how long one waits for another.
     """
-    if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+    is_named = "ACCELERATE_TORCH_DEVICE" in os.environ
+    if "LOCAL_RANK" in os.environ and not is_named and not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"  # transformers reads it as well; each would train alone without it
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         disable_fsdp_ram_efficient_loading()  # the first pool is sampled before FSDP: each needs all the weights

@@ -124,6 +124,11 @@ class ArmFolder:
         return self.root / "policy"
 
     @property
+    def whole_policy(self) -> Path:
+        """A policy that is spread over processes, on its way to where it is sampled from; deleted at once."""
+        return self.root / "whole-policy"
+
+    @property
     def evaluation(self) -> SuitesFolder:
         return SuitesFolder(self.root / "evaluation")
 

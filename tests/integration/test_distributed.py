@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.support.launch import finish, torchrun
+from tests.support.launch import accelerate_launch, finish, torchrun
 from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
+
+from sage_dpo.config import find_launcher
 
 GATE = -0.5  # leaves fewer pairs open than a step asks for
 
 
 def launch(processes: int, policy: Path, folder: Path, **options) -> dict:
     """Run the worker and return what rank 0 saved."""
-    finish(torchrun(processes, "-m", "tests.support.distributed_worker", policy, folder, json.dumps(options)))
+    program = ("-m", "tests.support.distributed_worker", policy, folder, json.dumps(options))
+    is_sharded = options.get("is_sharded", False)
+    launcher = partial(accelerate_launch, find_launcher("accelerate/fsdp2")) if is_sharded else torchrun
+    finish(launcher(processes, *program))
     return torch.load(folder / "result.pt", weights_only=False)
 
 
@@ -52,4 +58,18 @@ def test_two_processes_resume_bit_for_bit(policy, two):
     resumed = launch(2, policy, folder, per_device_train_batch_size=4, gate=GATE, resume=str(folder / "checkpoint-3"))
     assert resumed["losses"] == whole["losses"]
     assert resumed["kept"] == whole["kept"]
+    assert all(torch.equal(resumed["weights"][name], tensor) for name, tensor in whole["weights"].items())
+
+
+def test_processes_among_which_fsdp2_spreads_the_weights_train_and_resume_as_those_that_hold_them_all(
+    policy, tmp_path, two
+):
+    options = {"per_device_train_batch_size": 4, "gate": GATE, "is_sharded": True}
+    whole = launch(2, policy, tmp_path, **options)
+    assert whole["kinds"] == {"DTensor"}
+    assert whole["kept"] == two[1]["kept"]
+    np.testing.assert_allclose(whole["losses"], two[1]["losses"], rtol=1e-5)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    resumed = launch(2, policy, tmp_path, resume=str(tmp_path / "checkpoint-3"), **options)
+    assert resumed["losses"] == whole["losses"]
     assert all(torch.equal(resumed["weights"][name], tensor) for name, tensor in whole["weights"].items())

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.support.launch import finish, torchrun
+from tests.support.launch import accelerate_launch, finish, torchrun
 
-from sage_dpo.config import RunConfig, validate
+from sage_dpo.config import RunConfig, find_launcher, validate
 from sage_dpo.errors import RunFolderError
 from sage_dpo.gym.world import generate_problems
 from sage_dpo.pipeline.run import run
@@ -146,6 +146,14 @@ def test_one_process_goes_on_where_two_were_if_that_is_accepted(recipe, one, kil
     alone(recipe, folder, accepted=["machine.processes"])
     assert selections(folder) == selections(one)
     assert counted(folder) == counted(one)
+
+
+def test_weights_that_fsdp2_spreads_are_gathered_to_be_sampled_from(recipe, one, tmp_path):
+    folder, program = tmp_path / "run", ("-m", "tests.support.cpu_shards", "run", recipe, "--output", tmp_path / "run")
+    finish(accelerate_launch(find_launcher("accelerate/fsdp2"), 2, *program))
+    assert selections(folder) == selections(one)
+    assert counted(folder) == counted(one)
+    assert not list(folder.rglob("whole-policy"))
 
 
 def test_processes_that_start_from_other_recipes_are_told_once_before_anything_is_written(recipe, tmp_path):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from tests.support.cpu_shards import shard_on_cpu
 from tests.support.tiny import make_tiny_tokenizer
 from tests.support.training import losses, make_arguments, make_preferences
 
@@ -18,6 +19,9 @@ from sage_dpo.selection.log import read_candidates
 def main() -> None:
     policy, folder, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     resume = options.pop("resume", None)
+    if options.pop("is_sharded", False):
+        shard_on_cpu()
+        options["use_cpu"] = False
     trainer = SAGETrainer(
         policy,
         args=make_arguments(folder, gradient_accumulation_steps=1, refresh_steps=2, **options),
@@ -26,10 +30,12 @@ def main() -> None:
     )
     trainer.train(resume_from_checkpoint=resume)
     model = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    kinds = {type(parameter).__name__ for parameter in trainer.model.parameters()}
     if trainer.accelerator.is_main_process:
         rows = read_candidates(folder / "candidates")
         torch.save(
             {
+                "kinds": kinds,
                 "weights": {name: tensor.clone() for name, tensor in model.items()},
                 "losses": losses(trainer),
                 "kept": [(row.step, row.pair_id) for row in rows if row.is_kept],

@@ -16,6 +16,7 @@ from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.clock import Clock, Evaluate, Probe
 from sage_dpo.pipeline.on_policy import OnPolicySource
 from sage_dpo.pipeline.policies import lora_config, model_arguments, policy_path
+from sage_dpo.pipeline.whole_policy import WholePolicy, WholePolicySource
 from sage_dpo.processes import ONE, Processes, share_evenly
 from sage_dpo.records import PairScore
 from sage_dpo.run_folder import ArmFolder
@@ -76,6 +77,9 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(_Progress(folder.name))
+    whole = WholePolicy(trainer, config.policy, folder.whole_policy, processes)
+    trainer.stream.source = source and WholePolicySource(source, whole)
+    probe, evaluate = probe and whole.given(probe), evaluate and whole.given(evaluate)
     checkpoint = processes.on_main(lambda: last_complete_checkpoint(folder.checkpoints))
     clock = Clock(trainer, config, folder, probe, evaluate, checkpoint, processes.is_main)
     # Before the trainer's own: a refresh after this step is for later steps, and no cost of what is measured now.

@@ -87,7 +87,8 @@ def completion_key(completion: TokenizedCompletion, salt: str = "") -> bytes:
 def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples_per_tensor: int = 1024) -> str:
     """Return a short hash of the weights: every parameter's name, shape, and evenly spaced values.
 
-    Sampled rather than complete, so that a 70B model takes seconds.
+    Sampled rather than complete, so that a 70B model takes seconds. Weights that FSDP spreads over processes are
+    gathered, one at a time: each process must call this.
 
     Args:
         model: the reference, or the policy before its first step.
@@ -99,7 +100,8 @@ def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples
         if skip_trainable and parameter.requires_grad:
             continue
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        flat = parameter.detach().reshape(-1)
+        value: Any = parameter.detach()
+        flat = (value.full_tensor() if hasattr(value, "full_tensor") else value).reshape(-1)
         step = max(1, flat.numel() // samples_per_tensor)
         digest.update(flat[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()
