@@ -15,7 +15,7 @@ import typer
 
 from sage_dpo import __version__
 from sage_dpo.cli import builtin, evaluation, gym, recipes, selection, stages
-from sage_dpo.cli.launcher import check_shared, fail, is_main
+from sage_dpo.cli.launcher import check_shared, fail, is_main, leaving_at_once
 from sage_dpo.cli.options import Resumable
 from sage_dpo.errors import SageError
 
@@ -64,6 +64,11 @@ def _root(
 
 def main() -> None:
     """Run the command line; errors of ours, and what the system refuses, become one message and exit code 2."""
+    with leaving_at_once():
+        _main()
+
+
+def _main() -> None:
     if not is_main():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from sage_dpo.errors import ConfigError
@@ -43,6 +45,23 @@ def check_shared(command: str | None) -> None:
             f"`sage-dpo {command}` runs in one process, but the launcher has started {processes}; start it without "
             f"`torchrun` or `accelerate launch` (several share {', '.join(SHARED[:-1])} and {SHARED[-1]})"
         )
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """End one of several processes as soon as its work is done.
+
+    What the interpreter takes down on its way out may still be used by gloo's threads, which then abort the process
+    (pytorch/pytorch#179291), and a finished run would be reported as failed.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if launched()[0] == 1 or not isinstance(stop.code, int | None):
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code or 0)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

@@ -56,3 +56,17 @@ def test_the_main_process_speaks_at_once(
 
 def slept_and_said(slept: list[float], capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
     return bool(slept), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "status"), [(None, 0), (0, 0), (2, 2)])
+def test_one_of_several_processes_leaves_without_what_the_interpreter_does_at_its_end(
+    code: int | None, status: int, second: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(launcher.os, "_exit", left.append)
+    with launcher.leaving_at_once():
+        raise SystemExit(code)
+    assert left == [status]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(SystemExit), launcher.leaving_at_once():
+        raise SystemExit(code)
