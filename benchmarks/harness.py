@@ -164,6 +164,7 @@ def run(
     name: str,
     in_child: Callable[..., float] | None = None,
     arguments: Sequence[str] | None = None,
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> None:
     """Parse `--quick` and `--json`, run `benchmark(quick)`, print its table, and write the JSON.
 
@@ -172,11 +173,14 @@ def run(
         name: of the module in this package.
         in_child: what `run_in_child` calls, in a fresh process: measures memory, MiB.
         arguments: of the command line; `None` takes this process's.
+        parents: know options of this benchmark alone, which it has read itself and left out of `arguments`.
     """
     if in_child is not None and sys.argv[1:2] == [_IN_CHILD]:
         print(in_child(*map(int, sys.argv[2:])))
         return
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=sys.modules["__main__"].__doc__, parents=list(parents)
+    )
     parser.add_argument("--json", type=Path, help="write the claims here, as a list of objects")
     parser.add_argument("--quick", action="store_true", help="smaller data, within a minute; ratios are rougher")
     options = parser.parse_args(arguments)
