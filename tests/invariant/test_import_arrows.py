@@ -56,7 +56,7 @@ ALLOWED = {
         "core", "problems", "rollouts", "verification", "pairs", "selectors", "selection", "gym", "everyday",
         "pretrained", "evaluation", "training", "report",
     },
-    "studies": FOUNDATION | {"core", "gym", "selectors", "selection", "report", "pipeline"},
+    "studies": FOUNDATION | {"core", "gym", "forward", "selectors", "selection", "report", "pipeline"},
     "planning": FOUNDATION | {
         "core", "problems", "rollouts", "pairs", "forward", "selectors", "gym", "evaluation", "pipeline",
     },
