@@ -18,6 +18,7 @@ from sage_dpo.config.builtin import (
     find_study,
 )
 from sage_dpo.config.engines import (
+    LOCAL_ENGINE,
     EngineSettings,
     LoraSyncSettings,
     ReloadSyncSettings,
@@ -60,6 +61,7 @@ from sage_dpo.config.training import (
 )
 
 __all__ = [
+    "LOCAL_ENGINE",
     "ArmSettings",
     "BenchmarkSuiteSettings",
     "BuiltinRecipe",

@@ -16,6 +16,10 @@ class TransformersEngineSettings(Section):
     batch_size: int = Field(256, ge=1, description="Completions decoded at a time.")
 
 
+LOCAL_ENGINE = TransformersEngineSettings(batch_size=64)
+"""For what is sampled in this process though servers sample the rollouts: evaluation, on the GPU that also trains."""
+
+
 class _SyncSettings(Section):
     """What every way of handing over the policy needs."""
 

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sage_dpo import __version__
-from sage_dpo.config import RolloutSettings, TransformersEngineSettings
+from sage_dpo.config import LOCAL_ENGINE, RolloutSettings, TransformersEngineSettings
 from sage_dpo.core.statistics import mean_at_k
 from sage_dpo.errors import DataError
 from sage_dpo.evaluation.results import EvaluationResult, SuiteResult, read_result, write_result
@@ -161,7 +161,7 @@ def evaluate_policy(
     model = load_model()
     settings = rollouts.engine
     if not isinstance(settings, TransformersEngineSettings):  # an endpoint holds another policy than this one
-        settings = TransformersEngineSettings()
+        settings = LOCAL_ENGINE
     engine = build_engine(settings, model=model, tokenizer=tokenizer)
     weights = weights_sha256(model) if folder and processes.is_main else ""
     results = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sage_dpo.config import RunConfig, TransformersEngineSettings
+from sage_dpo.config import LOCAL_ENGINE, RunConfig, TransformersEngineSettings
 from sage_dpo.planning.cost import Sequences, decode_cost, kv_cache_bytes, prefill_cost
 from sage_dpo.planning.hardware import LAYER_CALL_S, Machine
 from sage_dpo.planning.inputs import Inputs
@@ -59,7 +59,8 @@ class Sampler:
         if not problems:
             return Stage(name)
         shape, setup, lengths, engine = self.inputs.shape, self.setup, self.inputs.lengths, self.config.rollouts.engine
-        batch = engine.batch_size if isinstance(engine, TransformersEngineSettings) else _SERVER_BATCH
+        local = engine if isinstance(engine, TransformersEngineSettings) else LOCAL_ENGINE
+        batch = _SERVER_BATCH if is_served else local.batch_size
         gpus = 1 if is_served else self.machine.count
         share = problems / gpus
         rows = min(batch, share * samples)
