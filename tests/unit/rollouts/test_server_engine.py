@@ -329,7 +329,7 @@ def test_every_cause_is_told(prompts: list[RolloutPrompt], tiny_tokenizer: Any) 
         CompletionsServer(tiny_tokenizer, failures=[500, 429, 429], dies_after=3).serve() as server,
         pytest.raises(RolloutError) as caught,
     ):
-        make_engine(server, concurrency=1, retry_s=0.5).sample(prompts[:1], settings=SETTINGS, seed=0)
+        make_engine(server, concurrency=1, retry_s=2.0).sample(prompts[:1], settings=SETTINGS, seed=0)
     for cause in (r"HTTP 500.*\(1 times\)", r"HTTP 429.*\(2 times\)", r"(ConnectError|ReadError|RemoteProtocolError)"):
         assert re.search(cause, str(caught.value))
 
