@@ -65,18 +65,7 @@ def train_arm(
     """
     arguments = trainer_arguments(config, folder.checkpoints, progress=progress, processes=processes.count)
     arguments.accept_changes = [*accepted, *(_PER_PROCESS if {"machine", "machine.processes"} & set(accepted) else ())]
-    trainer = SAGETrainer(
-        policy_path(config.policy.path),
-        args=arguments,
-        train_dataset=pairs,
-        processing_class=tokenizer,
-        peft_config=lora_config(config.policy.lora),
-        pair_source=source,
-        competence=competence,
-    )
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(_Progress(folder.name))
+    trainer = _trainer(config, arguments, folder.name, pairs, tokenizer, source, competence)
     whole = WholePolicy(trainer, config.policy, folder.whole_policy, processes)
     trainer.stream.source = source and WholePolicySource(source, whole)
     probe, evaluate = probe and whole.given(probe), evaluate and whole.given(evaluate)
@@ -101,6 +90,31 @@ def train_arm(
         "steps": trainer.state.global_step,
         "stop_reason": trainer.stop_reason,
     }
+
+
+def _trainer(
+    config: RunConfig,
+    arguments: SAGEConfig,
+    name: str,
+    pairs: Dataset,
+    tokenizer: Any,
+    source: OnPolicySource | None,
+    competence: float | None,
+) -> SAGETrainer:
+    """Return the trainer of the arm `name`, whose progress bar says which arm it is; see `train_arm`."""
+    trainer = SAGETrainer(
+        policy_path(config.policy.path),
+        args=arguments,
+        train_dataset=pairs,
+        processing_class=tokenizer,
+        peft_config=lora_config(config.policy.lora),
+        pair_source=source,
+        competence=competence,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(_Progress(name))
+    return trainer
 
 
 def trainer_arguments(config: RunConfig, output_dir: Path, *, progress: bool, processes: int = 1) -> SAGEConfig:
