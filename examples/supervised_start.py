@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -51,6 +52,7 @@ def main() -> None:
             lr_scheduler_type="constant",
             gradient_checkpointing=False,
             bf16=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
             logging_steps=5,
             save_strategy="no",
             report_to="none",
