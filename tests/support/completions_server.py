@@ -24,7 +24,7 @@ class CompletionsServer:
         returns_token_ids: as vLLM with `return_token_ids`; otherwise text only.
         null_text: `text` is null.
         failures: status codes.
-        retry_after: header of the failures.
+        retry_after, location: headers of the failures.
         broken_off: finish reasons of a request's first choice, in place of its own.
         hang: requests that are never answered, until the server stops.
         dies_after: stops after so many answers, in the middle of the next request.
@@ -44,6 +44,7 @@ class CompletionsServer:
     null_text: bool = False
     failures: list[int] = field(default_factory=list)
     retry_after: str | None = None
+    location: str | None = None
     broken_off: list[str | None] = field(default_factory=list)
     hang: int = 0
     dies_after: int | None = None
@@ -130,8 +131,9 @@ class CompletionsServer:
                 is_body = server.body is not None and self.path == "/v1/completions"
                 payload = server.body if is_body else json.dumps(answer).encode()
                 self.send_response(status)
-                if server.retry_after is not None and status != 200:
-                    self.send_header("Retry-After", server.retry_after)
+                for name, value in (("Retry-After", server.retry_after), ("Location", server.location)):
+                    if value is not None and status != 200:
+                        self.send_header(name, value)
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
                 self.wfile.write(payload)

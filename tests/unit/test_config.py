@@ -81,6 +81,11 @@ def test_overrides_reach_nested_keys(tmp_path):
         ({"rollouts": {"engine": {**SERVER, "base_url": "localhost:8000"}}}, "must begin with http:// or https://"),
         ({"rollouts": {"engine": {**SERVER, "base_url": []}}}, "an address, or a list of different ones"),
         ({"rollouts": {"engine": {**SERVER, "base_url": ["http://a", "http://a"]}}}, "a list of different ones"),
+        ({"rollouts": {"engine": {**SERVER, "base_url": ["http://a", "http://a/v1/"]}}}, "a list of different ones"),
+        *(
+            ({"rollouts": {"engine": {**SERVER, "base_url": url}}}, "must be a host, a port if needed and a path")
+            for url in ("http://", "http://:80", "http://a:b/v1", "http://a:99999", "http://a/v1?k=1", "http://a/v1 ")
+        ),
     ],
 )
 def test_refusals_say_what_and_how_to_mend_it(change, message):

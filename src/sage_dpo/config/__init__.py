@@ -26,6 +26,7 @@ from sage_dpo.config.engines import (
     ServerEngineSettings,
     SyncSettings,
     TransformersEngineSettings,
+    server_root,
 )
 from sage_dpo.config.files import dump_config, load_config, parse_yaml, read_yaml, recorded_values
 from sage_dpo.config.recipe import ArmSettings, RunConfig
@@ -111,6 +112,7 @@ __all__ = [
     "recorded_values",
     "redact",
     "redact_text",
+    "server_root",
     "set_dotted",
     "validate",
     "with_attributes",

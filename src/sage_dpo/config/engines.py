@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from sage_dpo.config.section import Section
+
+
+def server_root(url: str) -> str:
+    """Return a server's address without `/v1`."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _is_address(url: str) -> bool:
+    """Whether a URL names a host, and holds nothing that a path cannot be put behind."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - checked when it is read
+    except ValueError:
+        return False
+    return bool(parts.hostname) and url.isprintable() and not set(url) & set(" ?#")
 
 
 class TransformersEngineSettings(Section):
@@ -49,7 +65,9 @@ class RestartSyncSettings(_SyncSettings):
         description="Program and arguments, run once for each server: stops it, and starts it in the background with "
         "the weights in `{folder}`; `{url}` is its address.",
     )
-    start_timeout_s: float = Field(900.0, gt=0.0, description="Seconds within which it must answer after that.")
+    start_timeout_s: float = Field(
+        900.0, gt=0.0, description="Seconds within which the command must end, and then the server answer."
+    )
 
 
 SyncSettings = Annotated[LoraSyncSettings | ReloadSyncSettings | RestartSyncSettings, Field(discriminator="kind")]
@@ -107,11 +125,13 @@ class ServerEngineSettings(Section):
     @classmethod
     def _check_url(cls, value: str | list[str]) -> str | list[str]:
         urls = [value] if isinstance(value, str) else value
-        if not urls or len(set(urls)) < len(urls):
-            raise ValueError("must be an address, or a list of different ones")
+        if not urls or len({server_root(url) for url in urls}) < len(urls):
+            raise ValueError("must be an address, or a list of different ones (with and without /v1 is the same)")
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError("must begin with http:// or https://, as in http://localhost:8000/v1")
+            if not _is_address(url):
+                raise ValueError("must be a host, a port if needed and a path, as in http://localhost:8000/v1")
         return value
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _BROKEN_OFF = (None, "", "abort", "error")
+_UNFINISHED = re.compile("[\ufffd\ud800-\udfff]")
 
 
 class LeftOutError(Exception):
@@ -92,7 +94,7 @@ class AnswerReader:
         ids, text = choice.get("token_ids"), choice.get("text")
         if ids is None:
             return self._encode(text, prompt, place)
-        if not isinstance(ids, list) or not all(isinstance(item, int) and 0 <= item < 2**31 for item in ids):
+        if not isinstance(ids, list) or not all(type(item) is int and 0 <= item < 2**31 for item in ids):
             raise RolloutError(
                 f"{place} returned token_ids for problem {prompt.problem_id!r} that are no ids: {str(ids)[:100]}; is "
                 "this an OpenAI-compatible completions endpoint?"
@@ -121,12 +123,13 @@ class AnswerReader:
                 "%s returns no token ids; its text is encoded, which may differ from the sampled tokens", place
             )
         self.counts["reencoded"] += 1
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        whole = text.encode("utf-8", "ignore").decode("utf-8")  # without half of a surrogate pair
+        return list(self._tokenizer.encode(whole, add_special_tokens=False))
 
 
 def _letters(text: str) -> str:
     """A text without what servers and tokenizers decode differently: white space and bytes of unfinished letters."""
-    return "".join(text.replace("\ufffd", "").split())
+    return "".join(_UNFINISHED.sub("", text).split())
 
 
 def _choices(answer: Any, prompt: RolloutPrompt, settings: SamplingParams, place: str) -> list[Mapping[str, Any]]:
@@ -139,4 +142,10 @@ def _choices(answer: Any, prompt: RolloutPrompt, settings: SamplingParams, place
             f"{place} returned {len(choices)} completions for problem {prompt.problem_id!r}, expected {wanted}; does "
             "it support `n`?"
         )
-    return sorted(choices, key=lambda choice: choice.get("index", 0))
+    numbers = [choice.get("index", number) for number, choice in enumerate(choices)]
+    if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(wanted)):
+        raise RolloutError(
+            f"{place} numbers the completions of problem {prompt.problem_id!r} {numbers}, expected `index` 0 to "
+            f"{wanted - 1}, each once; does it support `n`?"
+        )
+    return [choices[numbers.index(number)] for number in range(wanted)]

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sage_dpo import config
 from sage_dpo.records import Completion, Problem
-from sage_dpo.rollouts.engine import RolloutEngine, RolloutPrompt, SamplingParams, build_prompts
+from sage_dpo.rollouts.engine import (
+    NothingSampledError,
+    RolloutEngine,
+    RolloutPrompt,
+    SamplingParams,
+    build_prompts,
+)
 from sage_dpo.rollouts.journal import CompletionJournal
 
 if TYPE_CHECKING:
@@ -83,9 +89,14 @@ def sample_rollouts(
     )
     with CompletionJournal(journal, _key(prompts, settings, params, seed, policy_version, policy)) as kept:
         missing = [prompt for prompt in prompts if prompt.problem_id not in kept.kept]
-        sampled = engine.sample(
-            missing, settings=params, seed=seed, policy_version=policy_version, progress=progress, keep=kept.add
-        )
+        try:
+            sampled = engine.sample(
+                missing, settings=params, seed=seed, policy_version=policy_version, progress=progress, keep=kept.add
+            )
+        except NothingSampledError:
+            if not kept.kept:
+                raise
+            sampled = []  # what an earlier attempt had left out, too
         by_problem = dict(kept.kept)
         for completion in sampled:
             by_problem.setdefault(completion.problem_id, []).append(completion)

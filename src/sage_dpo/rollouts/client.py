@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sage_dpo.config import ServerEngineSettings, redact_text
+from sage_dpo.config import ServerEngineSettings, redact_text, server_root
 from sage_dpo.errors import RolloutError
 from sage_dpo.rollouts.endpoint import (
     Endpoint,
@@ -27,7 +27,6 @@ from sage_dpo.rollouts.endpoint import (
     UnansweredError,
     import_client,
     retry_after,
-    server_root,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class Client:
         causes: Counter[str] = Counter()
         first = time.monotonic()
         while True:
-            endpoint = min(self.endpoints, key=lambda e: (e.is_away, e.load))
+            endpoint = self._next_endpoint()
             try:
                 answer = await self._attempt(endpoint, body, parse)
             except TransientError as error:
@@ -110,12 +109,25 @@ class Client:
                 tried_s = time.monotonic() - first
                 pause_s = max(self._pause(causes.total()), error.pause_s)
                 if tried_s + pause_s > self.settings.retry_s:
-                    raise self._give_up(causes, tried_s, self._last_answer > first) from None
+                    is_alone = self._last_answer > first and await self._answers_others(body)
+                    raise self._give_up(causes, tried_s, is_alone) from None
                 self.counts["retries"] += 1
                 await anyio.sleep(pause_s)
             else:
                 self._last_answer = time.monotonic()
                 return answer
+
+    def _next_endpoint(self) -> Endpoint:
+        return min(self.endpoints, key=lambda endpoint: (endpoint.is_away, endpoint.load))
+
+    async def _answers_others(self, body: Mapping[str, Any]) -> bool:
+        """Whether a server answers the shortest of requests, so that one not answered is itself to blame."""
+        shortest = {**body, "prompt": body["prompt"][:1], "n": 1, "max_tokens": 1}
+        try:
+            await self._attempt(self._next_endpoint(), shortest, lambda answer, _: answer)
+        except (TransientError, RefusedError):
+            return False
+        return True
 
     async def _attempt(
         self, endpoint: Endpoint, body: Mapping[str, Any], parse: Callable[[Any, Endpoint], Parsed]
@@ -124,18 +136,19 @@ class Client:
         generation = endpoint.generation
         endpoint.load += 1
         try:
-            await self._make_ready(endpoint)
+            await self._make_ready(endpoint, generation)
             generation = endpoint.generation
             self.counts["requests"] += 1
             answer = parse(await self.call(endpoint, "/v1/completions", {**body, "model": endpoint.model}), endpoint)
         except RefusedError as error:
             if error.status != 404 or not endpoint.has_answered:
                 raise
-            endpoint.leave(generation)  # it had the model: it was started anew, without an adapter loaded since
-            raise TransientError(f"it no longer serves {endpoint.model!r}", is_away=True) from None
+            cause = f"it no longer serves {endpoint.model!r}"
+            endpoint.leave(generation, cause)  # it had the model: it was started anew, without an adapter loaded since
+            raise TransientError(cause, is_away=True) from None
         except TransientError as error:
             if error.is_away:
-                endpoint.leave(generation)
+                endpoint.leave(generation, str(error))
             raise
         finally:
             endpoint.load -= 1
@@ -176,6 +189,8 @@ class Client:
             pause_s = retry_after(response.headers.get("Retry-After"))
             is_away = status in _GONE and not pause_s  # with a time to come again it is busy
             raise TransientError(f"{path} HTTP {status}: {said}", pause_s=pause_s, is_away=is_away)
+        if 300 <= status < 400:
+            said = f"redirects to {self._quote(response.headers.get('Location', 'nowhere'))}"
         if status >= 300:
             raise RefusedError(status, "(its answer is not shown)" if status in (401, 403) else said, endpoint)
         try:
@@ -186,8 +201,11 @@ class Client:
                 "completions endpoint?"
             ) from None
 
-    async def _make_ready(self, endpoint: Endpoint) -> None:
+    async def _make_ready(self, endpoint: Endpoint, generation: int) -> None:
+        """Make a server ready, one request for all; where that one found it away, the others have, too."""
         async with endpoint.lock:
+            if generation < endpoint.generation and endpoint.is_away:
+                raise TransientError(endpoint.cause, is_away=True)
             while endpoint.ready < endpoint.generation:
                 generation = endpoint.generation
                 endpoint.model = await self._prepare(self, endpoint)
@@ -222,6 +240,11 @@ class Client:
         return UnansweredError(
             f"no answer in {causes.total()} attempts over {tried_s:.0f} s: {told}", is_alone=is_alone
         )
+
+    @property
+    def key_told(self) -> str:
+        """How a message calls the API key."""
+        return f"the API key ({self.settings.api_key_env} is {'set' if self._api_key else 'not set'})"
 
     def _quote(self, text: str) -> str:
         """The beginning of a server's answer, which may repeat the key that it was sent."""

@@ -45,7 +45,7 @@ class UnansweredError(Exception):
     """A request was not answered within `retry_s`.
 
     Attributes:
-        is_alone: whether other requests were answered meanwhile, so that it is this one's fault.
+        is_alone: whether others were answered meanwhile, and one still is, so that it is this one's fault.
     """
 
     def __init__(self, message: str, *, is_alone: bool) -> None:
@@ -65,6 +65,7 @@ class Endpoint:
         generation: how often it has been away.
         ready: the generation that was made ready.
         is_away, misses: whether it failed last, and how many looks at its health in a row.
+        cause: for which it was last away.
         has_answered: whether it ever completed a prompt.
         model: name to ask for.
     """
@@ -78,19 +79,29 @@ class Endpoint:
     ready: int = -1
     is_away: bool = False
     misses: int = 0
+    cause: str = ""
     has_answered: bool = False
     model: str = ""
 
-    def leave(self, generation: int) -> None:
+    def leave(self, generation: int, cause: str) -> None:
         """Note that it was away, once for all requests of one generation."""
         if generation == self.generation:
             self.generation += 1
-            self.is_away = True
+            self.is_away, self.cause = True, cause
 
 
-def server_root(url: str) -> str:
-    """Return a server's address without `/v1`."""
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+def check_key(key: str | None, variable: str) -> None:
+    """Refuse a key that no header can hold.
+
+    Raises:
+        ConfigError: says where, not what.
+    """
+    bad = next((place for place, sign in enumerate(key or "", 1) if not "!" <= sign <= "~"), None)
+    if bad is not None:
+        raise ConfigError(
+            f"the API key in {variable} has a character that no header can hold, number {bad} of {len(key or '')} (a "
+            "line break, a space, or not ASCII); set the variable to the key alone"
+        )
 
 
 def retry_after(value: str | None) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_dpo import config
-from sage_dpo.errors import ConfigError, DataError
+from sage_dpo.errors import ConfigError, DataError, RolloutError
 from sage_dpo.records import Completion, Messages, Problem
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class SamplingParams:
 
 Keep = Callable[[list[Completion]], object]
 """Takes all completions of one prompt, in order of samples, as soon as they are there."""
+
+
+class NothingSampledError(RolloutError):
+    """An engine had to leave out every prompt, each for a reason of its own."""
 
 
 class RolloutEngine(Protocol):

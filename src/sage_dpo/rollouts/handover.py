@@ -133,12 +133,19 @@ class Handover:
         import anyio
 
         command = [part.replace("{folder}", self._source).replace("{url}", endpoint.root) for part in sync.command]
+        done = None
         try:
-            done = await anyio.run_process(
-                command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-            )
+            with anyio.move_on_after(sync.start_timeout_s):
+                done = await anyio.run_process(
+                    command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+                )
         except OSError as error:
             raise RolloutError(f"rollouts.engine.sync.command cannot be run: {error}") from None
+        if done is None:
+            raise RolloutError(
+                f"rollouts.engine.sync.command ({command[0]}) did not end within {sync.start_timeout_s:g} s; it must "
+                "start the server in the background and end, or raise rollouts.engine.sync.start_timeout_s"
+            )
         if done.returncode:
             raise RolloutError(
                 f"rollouts.engine.sync.command ({command[0]}) ended with status {done.returncode}, expected 0; run it "

@@ -86,7 +86,7 @@ class CompletionJournal:
                         self._take(values)
                     elif values is None or values.get("key") != json.loads(json.dumps(key)):
                         return 0
-                except (ValueError, KeyError, TypeError, AttributeError):  # damaged: what follows is sampled again
+                except (ValueError, LookupError, TypeError, AttributeError):  # damaged: what follows is sampled again
                     return end
                 end += len(line)
         return end

@@ -28,8 +28,8 @@ from sage_dpo.errors import ConfigError, RolloutError
 from sage_dpo.records import Completion
 from sage_dpo.rollouts.answers import AnswerReader, LeftOutError
 from sage_dpo.rollouts.client import Client
-from sage_dpo.rollouts.endpoint import Endpoint, RefusedError, UnansweredError, import_client
-from sage_dpo.rollouts.engine import Keep, RolloutPrompt, SamplingParams, check_request
+from sage_dpo.rollouts.endpoint import Endpoint, RefusedError, UnansweredError, check_key, import_client
+from sage_dpo.rollouts.engine import Keep, NothingSampledError, RolloutPrompt, SamplingParams, check_request
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -59,9 +59,9 @@ class ServerEngine:
         exclusions: prompts that got no completions, by reason.
 
     Raises:
-        ConfigError: no end-of-sequence token, or the client's package is not installed.
-        RolloutError: no server can be reached for `retry_s`, one refuses a request or answers in another format, or
-            every prompt had to be left out.
+        ConfigError: no end-of-sequence token, a key that cannot be sent, or the client's package is not installed.
+        RolloutError: no server can be reached for `retry_s`, one refuses a request or answers in another format.
+        NothingSampledError: every prompt had to be left out.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class ServerEngine:
         if tokenizer.eos_token_id is None:
             raise ConfigError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
         import_client()
+        check_key(api_key, settings.api_key_env)
         self.settings, self._api_key = settings, api_key
         self._model, self._handover = model, handover
         self._fingerprints: Fingerprints | None = None
@@ -157,10 +158,9 @@ class ServerEngine:
             first = next(name for name, why in left_out.items() if why == reason)
             _logger.warning("%d of %d prompts left out, first %r: %s", count, asked, first, reason)
         if len(left_out) == asked:
-            raise RolloutError(
-                f"all {asked} prompts were left out: {dict(reasons)}; raise the server's context length, or lower "
-                "rollouts.max_new_tokens"
-            )
+            remedy = "raise the server's context length, or lower rollouts.max_new_tokens"
+            remedy = remedy if TOO_LONG in reasons else "look at the server's log"
+            raise NothingSampledError(f"all {asked} prompts were left out: {dict(reasons)}; {remedy}")
 
 
 class _Job:
@@ -212,7 +212,8 @@ class _Job:
             raise RolloutError(
                 f"{error.endpoint.place} refused the prompt of problem {prompt.problem_id!r} ({len(prompt.prompt_ids)} "
                 f"tokens) with {error}; check that it takes prompts of token ids (vLLM and SGLang do, `transformers "
-                f"serve` does not), the model's name {error.endpoint.model!r} and the API key"
+                f"serve` does not), rollouts.engine.base_url, the model's name {error.endpoint.model!r} and "
+                f"{client.key_told}"
             ) from None
         except UnansweredError as error:
             if error.is_alone:
@@ -252,11 +253,11 @@ async def greet(client: Client, endpoint: Endpoint, model: str | None) -> str:
         if error.status == 404 and model is not None:  # lists none; the first request will tell
             return model
         raise RolloutError(
-            f"{endpoint.place}/v1/models was refused with {error}; check rollouts.engine.base_url and the API key, and "
-            "name rollouts.engine.model"
+            f"{endpoint.place}/v1/models was refused with {error}; check rollouts.engine.base_url and "
+            f"{client.key_told}, and name rollouts.engine.model"
         ) from None
     listed = answer.get("data") if isinstance(answer, dict) else None
-    names = [str(item.get("id")) for item in listed or [] if isinstance(item, dict)]
+    names = [str(item.get("id")) for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     if model is None and names:
         return names[0]
     if model is None or (names and model not in names):

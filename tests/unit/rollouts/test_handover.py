@@ -230,6 +230,9 @@ def test_a_command_starts_the_server_with_the_weights(tiny_tokenizer: Any, tmp_p
         failing = {"kind": "restart", "command": [sys.executable, "-c", "raise SystemExit(3)  # a-key"]}
         with pytest.raises(RolloutError, match=r"sync.command \(.*\) ended with status 3, expected 0(?!.*a-key)"):
             Follower(server, tmp_path, failing).sample(first, 1)
+        staying = [sys.executable, "-c", "import time; time.sleep(600)"]
+        with pytest.raises(RolloutError, match=r"sync.command \(.*\) did not end within 0.5 s; it must .* background"):
+            Follower(server, tmp_path, {"kind": "restart", "command": staying, "start_timeout_s": 0.5}).sample(first, 1)
         with pytest.raises(RolloutError, match=r"sync.command cannot be run"):
             Follower(server, tmp_path, {"kind": "restart", "command": [str(tmp_path / "no")]}).sample(first, 1)
 

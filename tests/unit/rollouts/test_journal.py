@@ -56,7 +56,13 @@ def test_damage_in_the_middle_ends_what_is_taken_over(tmp_path: Path) -> None:
         for problem in ("p", "q", "r"):
             journal.add(completions(problem))
     lines = path.read_bytes().splitlines(keepends=True)
-    for damaged in (b"{}\n", b"[1]\n", b'{"completions": [{"x": 1}], "seconds": 1}\n', b"\x00\n"):
+    for damaged in (
+        b"{}\n",
+        b"[1]\n",
+        b'{"completions": [{"x": 1}], "seconds": 1}\n',
+        b'{"completions": []}\n',
+        b"\x00\n",
+    ):
         path.write_bytes(b"".join([*lines[:2], damaged, *lines[3:]]))
         assert list(kept(path)) == ["p"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from tests.support.completions_server import CompletionsServer
 
-from sage_dpo.config import ServerEngineSettings
+from sage_dpo.config import ServerEngineSettings, server_root
 from sage_dpo.errors import RolloutError
 from sage_dpo.records import Completion, FinishReason, Problem
 from sage_dpo.rollouts import RolloutPrompt, SamplingParams, build_prompts
-from sage_dpo.rollouts.endpoint import retry_after, server_root
+from sage_dpo.rollouts.endpoint import retry_after
 from sage_dpo.rollouts.server import TOO_LONG, UNANSWERED, ServerEngine, request_seed
 
 SETTINGS = SamplingParams(samples=3, temperature=0.7, top_p=0.9, top_k=12, max_new_tokens=8)
