@@ -57,7 +57,7 @@ class Manifest:
                     f"{folder.root} holds a run of another configuration (changed: {'; '.join(changes[:5])}); give "
                     "another `name` or `--output` (`--fresh` would discard that run)"
                 )
-            self.values: dict[str, Any] = read_json(self._path)
+            self.values: dict[str, Any] = _read(self._path)
             self.check(inputs)
             self._forget_lost_stages()
         elif folder.has_parts:
@@ -150,6 +150,16 @@ class Manifest:
 
     def _save(self) -> None:
         write_json(self._path, self.values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict) or not all(isinstance(values.get(name), dict) for name in ("data", "stages")):
+        raise RunFolderError(
+            f"{path} is not a run's manifest: it lacks data or stages; restore it from a copy, or begin anew in "
+            "another folder (`--output`)"
+        )
+    return values
 
 
 @contextlib.contextmanager

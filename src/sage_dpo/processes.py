@@ -22,9 +22,11 @@ from accelerate.utils import (
     broadcast_object_list,
     disable_fsdp_ram_efficient_loading,
     gather_object,
+    is_deepspeed_available,
     parse_flag_from_env,
 )
 
+from sage_dpo.digests import file_sha256
 from sage_dpo.errors import ConfigError, ProcessError
 from sage_dpo.inputs import flatten
 
@@ -104,19 +106,21 @@ class Processes:
                 )
 
     def require_shared(self, path: Path) -> None:
-        """Raise where another process does not see what the main process wrote.
+        """Raise where another process does not see the file that the main process wrote.
 
         Raises:
             ProcessError: names the process and its machine. On all processes.
         """
         self.wait()
-        blind = [place for place in self.gathered([None if path.exists() else (self.index, platform.node())]) if place]
-        if blind:
-            index, machine = blind[0]
-            raise ProcessError(
-                f"process {index} on {machine} does not see {path}, which process 0 wrote; put the run folder "
-                "(`--output`, output_dir) on a file system that all machines share, under the same path"
-            )
+        places = self.gathered([(platform.node(), file_sha256(path) if path.is_file() else None)])
+        written = places[0][1]
+        for index, (machine, seen) in enumerate(places):
+            if seen != written:
+                raise ProcessError(
+                    f"process {index} on {machine} {'sees another' if seen else 'does not see'} {path}, which process "
+                    "0 wrote; put the run folder (`--output`, output_dir) on a file system that all machines share, "
+                    "under the same path"
+                )
 
 
 ONE = Processes()
@@ -128,7 +132,15 @@ def start_processes(*, timeout_s: float = WAIT_S) -> Processes:
 
     Args:
         timeout_s: how long one waits for another.
+
+    Raises:
+        ConfigError: the launcher asks for DeepSpeed, which is not installed.
     """
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not is_deepspeed_available():
+        raise ConfigError(
+            "the launcher's configuration asks for DeepSpeed, which is not installed; install it with `pip install "
+            "deepspeed`, or use another one, as of `sage-dpo recipes show accelerate/fsdp2`"
+        )
     is_named = "ACCELERATE_TORCH_DEVICE" in os.environ
     if "LOCAL_RANK" in os.environ and not is_named and not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"  # transformers reads it as well; each would train alone without it

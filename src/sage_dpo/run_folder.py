@@ -30,6 +30,17 @@ FIRST_PROBE = "first-probe"
 """The stage that probes the untuned policy."""
 
 
+def journal_path(completions: Path, process: int = 0) -> Path:
+    """Where a process keeps its part of a file of completions as they come."""
+    return completions.with_name(f"{completions.stem}.partial{f'-{process}' if process else ''}.jsonl")
+
+
+def journal_paths(completions: Path) -> list[Path]:
+    """Those that are there, of any number of processes."""
+    name = re.compile(rf"{re.escape(completions.stem)}\.partial(-\d+)?\.jsonl")
+    return sorted(path for path in completions.parent.glob("*.jsonl") if name.fullmatch(path.name))
+
+
 @dataclass(frozen=True)
 class PoolFolder:
     """One version of an arm's pool: what was sampled, how it was graded, the pairs made of it, their scores."""
@@ -42,11 +53,11 @@ class PoolFolder:
 
     def journal(self, process: int = 0) -> Path:
         """Completions of a process as they come; deleted when the pool is complete."""
-        return self.root / (f"completions.partial-{process}.jsonl" if process else "completions.partial.jsonl")
+        return journal_path(self.completions, process)
 
     def journals(self) -> list[Path]:
         """Those of all processes."""
-        return sorted(self.root.glob("completions.partial*.jsonl"))
+        return journal_paths(self.completions)
 
     @property
     def served_policy(self) -> Path:

@@ -34,7 +34,7 @@ ALLOWED = {
     "costs": set(),
     "digests": set(),
     "inputs": {"errors"},
-    "processes": {"errors", "inputs"},
+    "processes": {"digests", "errors", "inputs"},
     "data": {"errors", "storage", "rules"},
     "run_folder": {"storage"},
     "manifest": {"errors", "storage", "run_folder", "digests", "inputs"},

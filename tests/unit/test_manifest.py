@@ -174,3 +174,11 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(RunFolderError, match="give a folder"), locked(place):
             pass
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stages": [], "data": {}}', "null"])
+def test_a_file_that_is_no_manifest_is_named(text: str, tmp_path: Path) -> None:
+    opened(tmp_path)
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"manifest\.json is not a run's manifest: .*; restore it"):
+        opened(tmp_path)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.support.standing import Standing
 
+from sage_dpo.digests import file_sha256
 from sage_dpo.errors import ConfigError, ProcessError
-from sage_dpo.processes import ONE, Processes, share_evenly
-
-
-class Standing(Processes):
-    """Process 0 of those that gather these items."""
-
-    def __init__(self, *others: Any) -> None:
-        super().__init__(1 + len(others))
-        self._others = others
-
-    def gathered(self, items: Sequence[Any]) -> list[Any]:
-        return [*items, *self._others]
-
-    def wait(self) -> None:
-        pass
+from sage_dpo.processes import ONE, share_evenly, start_processes
 
 
 def test_one_process_does_everything_itself() -> None:
@@ -53,9 +39,20 @@ def test_one_that_differs_is_named_with_both_values_and_the_remedy(other: dict[s
 
 
 def test_a_process_that_does_not_see_the_run_folder_is_named(tmp_path: Path) -> None:
-    Standing(None).require_shared(tmp_path)
-    with pytest.raises(ProcessError, match=r"process 1 on far does not see .*; put the run folder .* share"):
-        Standing((1, "far")).require_shared(tmp_path)
+    written = tmp_path / "manifest.json"
+    written.write_text("{}")
+    same = ("here", file_sha256(written))
+    Standing(same).require_shared(written)
+    for other, told in ((None, "does not see"), ("0", "sees another")):
+        with pytest.raises(ProcessError, match=rf"process 2 on far {told} .*; put the run folder .* share"):
+            Standing(same, ("far", other)).require_shared(written)
+
+
+def test_deepspeed_that_is_asked_for_and_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr("sage_dpo.processes.is_deepspeed_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"DeepSpeed, which is not installed; .*pip install deepspeed.*fsdp2"):
+        start_processes()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import typer
 
 from sage_dpo import __version__
 from sage_dpo.cli import builtin, evaluation, gym, recipes, selection, stages
-from sage_dpo.cli.launcher import check_shared, fail, is_main, leaving_at_once
+from sage_dpo.cli.launcher import check_shared, fail, is_main, leaving_at_once, start
 from sage_dpo.cli.options import Resumable
 from sage_dpo.errors import SageError
 
@@ -78,7 +78,7 @@ def _main() -> None:
     # transformers 5.23 renames what TRL 1.16 still uses; nothing a user of ours can change
     warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6", category=FutureWarning)
     try:
-        app()
+        start(app)
     except SageError as error:
         fail(f"error: {error}")
     except OSError as error:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sage_dpo.errors import ConfigError
 
 SHARED = ("run", "tune", "rollouts", "evaluate")
 """The commands that several processes share."""
+
+_NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
 
 _GRACE_S = 20.0
 """Time for the launcher to end a process because the main one has failed, and told why."""
@@ -25,7 +27,12 @@ def launched() -> tuple[int, int]:
     """Return how many processes the launcher has started, and which one this is."""
     if "LOCAL_RANK" not in os.environ:
         return 1, 0
-    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    return _number("WORLD_SIZE", 1), _number("RANK", 0)
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else default
 
 
 def is_main() -> bool:
@@ -34,11 +41,19 @@ def is_main() -> bool:
 
 
 def check_shared(command: str | None) -> None:
-    """Refuse several processes where a command would do its work once in each.
+    """Refuse several processes where a command would do its work once in each, and half of what a launcher sets.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: it would; a variable of the launcher's is absent or no number.
     """
+    if command in SHARED and "LOCAL_RANK" in os.environ:
+        wrong = [name for name in _NUMBERS if not os.environ.get(name, "").isdecimal()]
+        wrong += [name for name in ("MASTER_ADDR",) if not os.environ.get(name)]
+        if wrong:
+            raise ConfigError(
+                f"LOCAL_RANK is set, as by a launcher, but {wrong[0]} is {os.environ.get(wrong[0])!r}; start with "
+                "`torchrun` or `accelerate launch`, which set them all, or unset LOCAL_RANK for one process"
+            )
     processes, _ = launched()
     if processes > 1 and command is not None and command not in SHARED:
         raise ConfigError(
@@ -62,6 +77,20 @@ def leaving_at_once() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(stop.code or 0)
+
+
+def start(app: Callable[..., Any]) -> None:
+    """Run the command line; a typing error, which all processes make, is told by the main one."""
+    if is_main():
+        app()
+        return
+    try:
+        status = app(standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's, of which typer has a copy of its own
+            raise
+        fail(f"error: {error.format_message()}")
+    raise SystemExit(status or 0)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -103,10 +104,10 @@ def rollouts(
     from sage_dpo.pipeline.stages import sample_completions
     from sage_dpo.processes import start_processes
     from sage_dpo.records import Completion
+    from sage_dpo.run_folder import journal_path, journal_paths
     from sage_dpo.storage import write_records
 
     processes = start_processes()
-    journals = [output.with_name(f"{output.stem}.partial{f'-{n}' if n else ''}.jsonl") for n in range(processes.count)]
     with resumable():
         completions = sample_completions(
             problems_path,
@@ -115,12 +116,14 @@ def rollouts(
             fields=fields,
             seed=chosen.seed,
             progress=not quiet,
-            journal=lambda process: journals[process],
+            journal=partial(journal_path, output),
             processes=processes,
         )
         if processes.is_main:
             write_records(output, completions, Completion)
-    journals[processes.index].unlink(missing_ok=True)
+        processes.wait()  # until then each keeps its part
+    for path in {journal_path(output, processes.index), *(journal_paths(output) if processes.is_main else ())}:
+        path.unlink(missing_ok=True)
     asked = len({completion.problem_id for completion in completions})
     finished = Counter(str(completion.finish_reason) for completion in completions)
     print(f"{len(completions)} completions of {asked} problems, {dict(finished)}: {output}")

@@ -9,6 +9,7 @@ from sage_dpo.config import EvaluationSettings, PolicySettings, RolloutSettings,
 from sage_dpo.core.statistics import bootstrap_interval
 from sage_dpo.evaluation import evaluate_policy
 from sage_dpo.pipeline.grading import per_process
+from sage_dpo.pipeline.inputs import agree_on_work, policy_inputs
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.processes import start_processes
@@ -39,10 +40,15 @@ def evaluate_model(
 
     Returns:
         `{"average", "suites": {name: {"accuracy", "interval", "size", "verdicts"}}, "seconds"}`
+
+    Raises:
+        ProcessError: another process has other problems, settings or weights.
     """
     processes = start_processes()
     with processes.first_of_machine():
         problems, tokenizer = load_suites(evaluation), load_tokenizer(policy)
+    weights = policy_inputs(policy) if processes.count > 1 else {}
+    agree_on_work(processes, problems=problems, policy=weights, rollouts=rollouts, evaluation=evaluation, seed=seed)
     with Verifier(**per_process(verification, processes).model_dump()) as verifier:
         result = evaluate_policy(
             lambda: load_model(policy),

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
-from sage_dpo.config import PolicySettings, RunConfig
+from sage_dpo.config import PolicySettings, RunConfig, Section
 from sage_dpo.digests import digest_files
+from sage_dpo.inputs import library_versions
 from sage_dpo.pipeline.policies import policy_path
+from sage_dpo.processes import Processes
 from sage_dpo.records import Problem, problems_sha256
 
+SAME_FOR_ALL = "give all machines the same command, files and installed versions"
 _POLICY_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 
 
@@ -26,6 +29,24 @@ def run_inputs(config: RunConfig, suites: Mapping[str, Sequence[Problem]], *, pr
         "sources": {name: digests for name, source in sources.items() if (digests := _source_digests(source))},
         "suites": {name: problems_sha256(problems) for name, problems in suites.items()},
     }
+
+
+def agree_on_work(
+    processes: Processes, *, problems: Mapping[str, Sequence[Problem]], policy: Any, seed: int, **settings: Section
+) -> None:
+    """Compare what a command of several processes works on: problems by name, the policy's hashes, settings, versions.
+
+    Raises:
+        ProcessError: another process has others; names what differs.
+    """
+    values = {
+        "versions": library_versions(),
+        "problems": {name: problems_sha256(some) for name, some in problems.items()},
+        "policy": policy,
+        "seed": seed,
+        **{name: section.model_dump(mode="json") for name, section in settings.items()},
+    }
+    processes.agree("what is worked on", values, remedy=SAME_FOR_ALL)
 
 
 def machine_inputs(processes: int = 1) -> dict[str, Any]:

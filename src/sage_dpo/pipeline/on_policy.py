@@ -228,7 +228,15 @@ def problems_of_pool(problems: Sequence[Problem], count: int | None, version: in
 
 
 def read_info(folder: PoolFolder) -> RefreshInfo:
-    return RefreshInfo(**read_json(folder.info))
+    """Raises `DataError` where the file is missing or holds something else."""
+    values = read_json(folder.info)
+    try:
+        return RefreshInfo(**values)
+    except TypeError as error:
+        raise DataError(
+            f"{folder.info} is not what a refresh writes ({error}); restore it from a copy, or begin anew in another "
+            "folder (`--output`)"
+        ) from None
 
 
 def pool_contents(pairs: Sequence[PreferencePair], info: RefreshInfo) -> PoolContents:

@@ -29,7 +29,7 @@ from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.arms import train_arm, trainer_arguments
 from sage_dpo.pipeline.best import keep_policies
 from sage_dpo.pipeline.grading import per_process
-from sage_dpo.pipeline.inputs import policy_inputs, run_inputs
+from sage_dpo.pipeline.inputs import SAME_FOR_ALL, policy_inputs, run_inputs
 from sage_dpo.pipeline.on_policy import OnPolicySource, pairs_dataset, read_info
 from sage_dpo.pipeline.policies import count_parameters, load_model, load_tokenizer, load_trained, release_memory
 from sage_dpo.pipeline.shared_manifest import SharedManifest
@@ -104,7 +104,7 @@ def check_same_inputs(processes: Processes, config: RunConfig, inputs: Mapping[s
     processes.agree(
         "what the run starts from",
         {"recipe": recipe, "versions": library_versions(), **same},
-        remedy="give all machines the same recipe, files and installed versions",
+        remedy=SAME_FOR_ALL,
     )
 
 

@@ -17,6 +17,7 @@ from sage_dpo.config import (
     ServerEngineSettings,
 )
 from sage_dpo.pairs import PairBuild, build_pairs, preference_rows
+from sage_dpo.pipeline.inputs import agree_on_work
 from sage_dpo.pipeline.on_policy import encode_solution
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sampling import sample_shared
@@ -65,12 +66,18 @@ def sample_completions(
     journal: Callable[[int], Path | None] = lambda _: None,
     processes: Processes = ONE,
 ) -> list[Completion]:
-    """Sample completions of the problems in a file; each process keeps its own as they come (`sample_shared`)."""
+    """Sample completions of the problems in a file; each process keeps its own as they come (`sample_shared`).
+
+    Raises:
+        ProcessError: another process has other problems, settings or weights.
+    """
     with processes.first_of_machine():
         tokenizer = load_tokenizer(policy)
     problems = load_problems(path, fields=fields).problems
     is_needed = not isinstance(rollouts.engine, ServerEngineSettings) or rollouts.engine.check_policy
     model = load_model(policy) if is_needed else None
+    fingerprint = "" if model is None else model_fingerprint(model)
+    agree_on_work(processes, problems={"problems": problems}, policy=fingerprint, rollouts=rollouts, seed=seed)
     return sample_shared(
         processes,
         problems,
@@ -80,7 +87,7 @@ def sample_completions(
         seed=seed,
         progress=progress,
         journal=journal,
-        policy="" if model is None else model_fingerprint(model),
+        policy=fingerprint,
     )[0]
 
 

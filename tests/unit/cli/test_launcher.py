@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from sage_dpo.cli import launcher
+from sage_dpo.cli import app, launcher
 from sage_dpo.errors import ConfigError
+
+LAUNCHED = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
 
 
 @pytest.fixture
 def second(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """This is the second of two processes; returns how long it has slept."""
     slept: list[float] = []
-    for name, value in {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+    for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launcher.time, "sleep", slept.append)
     return slept
@@ -34,6 +38,38 @@ def test_commands_that_would_do_their_work_twice_are_refused(command: str, secon
 @pytest.mark.parametrize("command", [*launcher.SHARED, None])
 def test_commands_that_share_their_work_are_not(command: str | None, second: list[float]) -> None:
     launcher.check_shared(command)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("LOCAL_RANK", "", r"LOCAL_RANK is ''"),
+        ("RANK", None, r"RANK is None"),
+        ("WORLD_SIZE", "two", r"WORLD_SIZE is 'two'"),
+        ("MASTER_PORT", None, r"MASTER_PORT is None"),
+        ("MASTER_ADDR", "", r"MASTER_ADDR is ''"),
+    ],
+)
+def test_half_of_what_a_launcher_sets_is_refused(
+    name: str, value: str | None, told: str, second: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"as by a launcher, but {told}; start with `torchrun`.*or unset LOCAL_RANK"):
+        launcher.check_shared("run")
+
+
+@pytest.mark.parametrize("line", ["run", "run quickstart --acept x", "run quickstart --output", "rn"])
+def test_a_typing_error_is_told_by_the_main_process(
+    line: str, second: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sage-dpo", *line.split()])
+    with pytest.raises(SystemExit) as left:
+        launcher.start(app)
+    assert left.value.code == 2
+    told = capsys.readouterr()
+    assert (bool(second), told.out) == (True, "")
+    assert told.err.startswith("process 1: error: ")
+    assert told.err.count("\n") == 1
 
 
 def test_the_others_give_the_launcher_time_to_end_them_before_they_speak(

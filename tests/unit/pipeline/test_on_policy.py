@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sage_dpo.config import RunConfig, validate
-from sage_dpo.errors import EmptyPoolError
+from sage_dpo.errors import DataError, EmptyPoolError
 from sage_dpo.pipeline.on_policy import OnPolicySource, problems_of_pool, read_info
 from sage_dpo.records import Completion, FinishReason, Problem, Verdict, VerdictKind
 from sage_dpo.rollouts.engine import RolloutPrompt
@@ -98,3 +98,11 @@ def test_a_refresh_that_makes_no_pair_records_what_it_cost_and_why(source: Any, 
     info = read_info(PoolFolder(tmp_path / "1"))
     assert info.exclusions == caught.value.exclusions == {"problem without a correct completion": 2}
     assert (info.generated_tokens, info.verdicts["wrong"]) == (8, 4)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"version": 1, "of": "another kind"}'])
+def test_a_refreshs_record_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    folder = PoolFolder(tmp_path)
+    folder.info.write_text(text)
+    with pytest.raises(DataError, match=r"info\.json is not what a refresh writes .*; restore it"):
+        read_info(folder)
