@@ -15,7 +15,7 @@ import typer
 
 from sage_dpo import __version__
 from sage_dpo.cli import builtin, evaluation, gym, recipes, selection, stages
-from sage_dpo.cli.launcher import check_shared, fail, is_main, leaving_at_once, start
+from sage_dpo.cli.launcher import INTERRUPTED, check_shared, fail, is_main, leaving_at_once, lost_process, start
 from sage_dpo.cli.options import Resumable
 from sage_dpo.errors import SageError
 
@@ -85,16 +85,16 @@ def _main() -> None:
         named = error.filename is not None and error.strerror is not None
         fail(f"error: {f'{error.filename}: {error.strerror}' if named else error}")
     except Exception as error:
-        refusal = _refusal(error)
+        refusal = lost_process(error) or _refusal(error)
         if refusal is None:
             raise
         fail(f"error: {refusal}")
     except Resumable as stop:
-        fail(f"\ninterrupted; {stop}", 130)
+        fail(f"\ninterrupted; {stop}", INTERRUPTED)
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:  # typer turns Ctrl-C into it
             raise
-        fail("\ninterrupted; nothing was kept; the same command starts anew", 130)
+        fail("\ninterrupted; nothing was kept; the same command starts anew", INTERRUPTED)
 
 
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")

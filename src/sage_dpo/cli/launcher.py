@@ -19,6 +19,12 @@ SHARED = ("run", "tune", "rollouts", "evaluate")
 
 _NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+"""What gloo and NCCL say of a process that is gone."""
+
 _GRACE_S = 20.0
 """Time for the launcher to end a process because the main one has failed, and told why."""
 
@@ -93,13 +99,26 @@ def start(app: Callable[..., Any]) -> None:
     raise SystemExit(status or 0)
 
 
+def lost_process(error: Exception) -> str | None:
+    """Say that another process has ended, where this one has lost its connection to it; else `None`."""
+    text = str(error)
+    if launched()[0] == 1 or not isinstance(error, RuntimeError) or not any(words in text for words in _LOST):
+        return None
+    return (
+        "another process has ended while this one waited for it; see its message, or the launcher's report, and run "
+        "the same command again to continue"
+    )
+
+
 def fail(message: str, status: int = 2) -> NoReturn:
     """Print a last message and leave.
 
     What goes wrong on all processes is told by the main one: the others wait, and are ended by the launcher meanwhile.
-    One that is left over has failed alone.
+    One that is left over has failed alone. Ctrl-C reaches all of them, and the launcher waits for each.
     """
     _, process = launched()
+    if process and status == INTERRUPTED:
+        raise SystemExit(status) from None
     if process:
         time.sleep(_GRACE_S)
         message = f"process {process}: {message}"

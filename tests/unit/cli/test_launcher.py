@@ -81,6 +81,33 @@ def test_the_others_give_the_launcher_time_to_end_them_before_they_speak(
     assert slept_and_said(second, capsys) == (True, "process 1: error: no memory\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1. Check the logs"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Read error: Connection reset by peer"), True),
+        (RuntimeError("NCCL error: ncclRemoteError: A call failed possibly due to a network error"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("Connection closed by peer"), False),
+    ],
+)
+def test_a_process_that_is_gone_is_told_from_other_errors(
+    error: Exception, is_lost: bool, second: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = launcher.lost_process(error)
+    assert (told is not None) == is_lost
+    assert told is None or told.startswith("another process has ended while this one waited for it; see its message")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launcher.lost_process(error) is None
+
+
+def test_after_ctrl_c_the_others_leave_without_a_word(second: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        launcher.fail("interrupted", launcher.INTERRUPTED)
+    assert left.value.code == launcher.INTERRUPTED
+    assert slept_and_said(second, capsys) == (False, "")
+
+
 def test_the_main_process_speaks_at_once(
     second: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
