@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -26,19 +28,97 @@ SMALL = {
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 16,
     "query_pre_attn_scalar": 8,
+    "ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "decoder_layers": 2,
+    "rotary_dim": 4,
+    "window_size": 4,
+    "state_size": 8,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
 }
+_SMALL_LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_SMALL_MAMBA = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 16,
+    "mamba_n_groups": 1,
+}
+OF_A_TYPE: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1], **_SMALL_MAMBA},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "falcon_h1": {"mamba_d_ssm": 64, **_SMALL_MAMBA},
+    "gemma3": {
+        "text_config": {name: value for name, value in SMALL.items() if "expert" not in name},
+        "vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
+    },
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 32,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
+    "glm4_moe_lite": {"num_key_value_heads": 4},
+    "gpt_neo": {"attention_types": [[["local", "global"], 1]]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 32, **_SMALL_MAMBA},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "longcat_flash": {"num_key_value_heads": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 16},
+    "minicpm3": {"num_key_value_heads": 4},
+    "minimax": {"layer_types": ["linear_attention", "full_attention"], "block_size": 16},
+    "nemotron_h": {
+        "layers_block_type": ["mamba", "attention"],
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 1,
+        "ssm_state_size": 8,
+        "chunk_size": 16,
+    },
+    "olmo_hybrid": _SMALL_LINEAR,
+    "qwen3_5_moe_text": _SMALL_LINEAR,
+    "qwen3_5_text": _SMALL_LINEAR,
+    "qwen3_next": _SMALL_LINEAR,
+}
+"""Sizes that do not go by `SMALL`."""
 
 
-def make_small(model_type: str, attention: str):
+def make_small(model_type: str, attention: str | None = None, **sizes_of_this: Any):
+    """Return it in evaluation mode, float32.
+
+    Args:
+        model_type: as in its configuration.
+        attention: `attn_implementation`; `None` is transformers' choice.
+        sizes_of_this: configuration that differs from `SMALL`.
+    """
     default = AutoConfig.for_model(model_type)
     sizes = {"pad_token_id": 0} | {
-        name: value for name, value in SMALL.items() if getattr(default, name, None) is not None
+        name: value
+        for name, value in SMALL.items()
+        if getattr(default, name, None) is not None and not isinstance(getattr(type(default), name, None), property)
     }
     if "sliding_attention" not in (getattr(default, "layer_types", None) or []):
         sizes.pop("layer_types", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = AutoConfig.for_model(model_type, **sizes)
+        config = AutoConfig.for_model(model_type, **sizes | OF_A_TYPE.get(model_type, {}) | sizes_of_this)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)  # contexts matter, so that seeing another's would show

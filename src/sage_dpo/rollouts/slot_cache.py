@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 _SPARE_SHARE, _LEAST_SPARE = 4, 32  # free columns after a move: a quarter of those in use, at least 32
 
@@ -154,11 +154,3 @@ class SlotCache(Cache):
                     moved[: columns.rows, :, end - width : end] = used
                 layer.states[place : place + 1] = [moved]
         columns.first, columns.end = end - width, end
-
-
-def can_use_slots(model: Any) -> bool:
-    """Whether rows of the model's cache are independent slices (no recurrent states, no prompt-learning adapter)."""
-    if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

@@ -1,8 +1,8 @@
 """Rollouts in this process with a transformers model.
 
-Completions are decoded together and each slot is refilled when its row ends (`decoding`). Models whose cache cannot be
-taken apart by rows (recurrent states, prompt learning) run whole batches by their own `generate`, every batch until its
-longest row has ended.
+Completions are decoded together and each slot is refilled when its row ends (`decoding`). Models that are not known to
+allow it (`known_models`: recurrent states, prompt learning, types that nobody tried) run whole batches by their own
+`generate`, every batch until its longest row has ended.
 
 What this file does not know: sharding. Under `accelerate launch` every process samples its own share of the prompts.
 """
@@ -19,14 +19,14 @@ from accelerate.utils import extract_model_from_parallel
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sage_dpo.errors import ConfigError
+from sage_dpo.errors import ConfigError, DataError
 from sage_dpo.records import Completion, FinishReason
 from sage_dpo.rollouts.decoding import Decoder
 from sage_dpo.rollouts.engine import Keep, RolloutPrompt, SamplingParams, check_request
+from sage_dpo.rollouts.known_models import can_be_padded, can_use_slots, most_positions
 from sage_dpo.rollouts.precision import fastest_precision
 from sage_dpo.rollouts.rows import Row, Rules
 from sage_dpo.rollouts.sampling import TokenSampler, completion_uniforms
-from sage_dpo.rollouts.slot_cache import can_use_slots
 from sage_dpo.rollouts.whole_batches import generate_batches
 
 
@@ -44,7 +44,8 @@ class TransformersEngine:
         batch_size: most rows decoded at once.
 
     Raises:
-        ConfigError: no end-of-sequence token is known, or `batch_size` is below 1.
+        ConfigError: no end-of-sequence token is known, `batch_size` is below 1, or the model is an encoder-decoder.
+        DataError: a prompt and its completion may need more positions than the model has.
         NumericalError: the model returned NaN logits.
     """
 
@@ -54,6 +55,11 @@ class TransformersEngine:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected at least 1; check rollouts.engine.batch_size")
         self.model = extract_model_from_parallel(model)
+        if self.model.config.is_encoder_decoder:
+            raise ConfigError(
+                f"the policy is an encoder-decoder ({self.model.config.model_type}), expected a causal language model, "
+                "which continues its prompt; load one with AutoModelForCausalLM"
+            )
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.stop_ids = _stop_ids(self.model, tokenizer)
@@ -71,6 +77,7 @@ class TransformersEngine:
     ) -> list[Completion]:
         """Return completions ordered by prompt, then sample; see `RolloutEngine.sample`."""
         check_request(prompts, seed)
+        self._check_positions(prompts, settings.max_new_tokens)
         samples = settings.samples // settings.copies
         rows = [
             Row(index * samples + sample, sample, prompt)
@@ -106,9 +113,20 @@ class TransformersEngine:
     def _decode(self, rows: list[Row], rules: Rules) -> Iterator[list[Row]]:
         """Extend rows to their end, at most `batch_size` at once; yield them as they are done."""
         slots = min(self.batch_size, len(rows))
-        if can_use_slots(self.model):
+        longest = max(map(len, rows), default=0) + rules.max_new_tokens
+        if can_use_slots(self.model, longest):
             return Decoder(self.model, rules, slots=slots).run(rows)
-        return generate_batches(self.model, rows, rules, batch_size=slots)
+        return generate_batches(self.model, rows, rules, batch_size=slots, pads=can_be_padded(self.model, longest))
+
+    def _check_positions(self, prompts: Sequence[RolloutPrompt], max_new_tokens: int) -> None:
+        most = most_positions(self.model)
+        longest = max(prompts, key=lambda prompt: len(prompt.prompt_ids), default=None)
+        if longest and len(longest.prompt_ids) + max_new_tokens > most:
+            raise DataError(
+                f"problem {longest.problem_id!r}: the prompt has {len(longest.prompt_ids)} tokens and its completion "
+                f"up to {max_new_tokens}, but the policy has {most} positions; lower rollouts.max_new_tokens or leave "
+                "out problems that long"
+            )
 
     def _completions(self, rows: list[Row], policy_version: int, copies: int) -> list[Completion]:
         texts = [str(self.tokenizer.decode(row.tokens, skip_special_tokens=True)) for row in rows]

@@ -1,10 +1,11 @@
 """Sampling by a model's own `generate`, a batch until its longest row has ended.
 
-For models whose key-value cache cannot be taken apart by rows, such as those with recurrent states.
+For models that are not decoded in slots (`known_models`), such as those with recurrent states.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,15 +38,23 @@ class _SampledToken(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens.clamp(min=0)[:, None], 0.0)
 
 
-def generate_batches(model: Any, rows: Sequence[Row], rules: Rules, *, batch_size: int) -> Iterator[list[Row]]:
+def generate_batches(
+    model: Any, rows: Sequence[Row], rules: Rules, *, batch_size: int, pads: bool
+) -> Iterator[list[Row]]:
     """Extend `rows` to their end and yield them, a batch at a time.
+
+    Args:
+        model: a transformers or PEFT model.
+        rows: batched in this order.
+        rules: how rows go on and when they end.
+        batch_size: most rows at once.
+        pads: whether rows of unequal lengths may share a batch; otherwise a batch ends where the length changes.
 
     Raises:
         NumericalError: the model returned NaN logits.
     """
     device = next(model.parameters()).device
-    for start in range(0, len(rows), batch_size):
-        batch = list(rows[start : start + batch_size])
+    for batch in _batches(rows, batch_size, pads):
         ids, mask = rules.padded([row.ids for row in batch], device)
         uniforms = torch.from_numpy(np.stack([rules.uniforms(row) for row in batch]))
         sampled = _SampledToken(rules.sampler, uniforms.to(device))
@@ -68,3 +77,10 @@ def generate_batches(model: Any, rows: Sequence[Row], rules: Rules, *, batch_siz
                 if not row.is_done:
                     rules.append(row, token)
         yield batch
+
+
+def _batches(rows: Sequence[Row], batch_size: int, pads: bool) -> Iterator[list[Row]]:
+    alike = [list(rows)] if pads else [list(group) for _, group in itertools.groupby(rows, key=len)]
+    for group in alike:
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]

@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
-from tests.support.small_models import WITH_WINDOWS, make_small
 from tests.support.tiny import make_tiny_model
 from transformers import PreTrainedModel
 
@@ -18,10 +16,7 @@ from sage_dpo.rollouts import RolloutPrompt, SamplingParams
 from sage_dpo.rollouts.decoding import Decoder
 from sage_dpo.rollouts.rows import Row, Rules
 from sage_dpo.rollouts.sampling import TokenSampler, completion_uniforms
-from sage_dpo.rollouts.slot_cache import can_use_slots
 from sage_dpo.rollouts.whole_batches import generate_batches
-
-LIMIT = 60
 
 
 def make_rules(settings: SamplingParams, stop_ids: tuple[int, ...] = (2,)) -> Rules:
@@ -50,24 +45,6 @@ def one_by_one(model: PreTrainedModel, row: Row, rules: Rules) -> list[int]:
         logits = model(torch.tensor([copy.ids]), use_cache=False).logits[:, -1]
         rules.append(copy, int(rules.sampler(logits, torch.tensor(uniforms[[len(copy.tokens)]]))))
     return copy.tokens
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shared", [0, 9])
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "gpt2", *WITH_WINDOWS])
-def test_completions_are_those_of_whole_forward_passes(model_type: str, shared: int) -> None:
-    """Over moves of the cache, windows shorter than the prompts, rows that begin at different times, and what all
-    prompts begin with."""
-    model = make_small(model_type, "eager")
-    assert can_use_slots(model)
-    rules = make_rules(SamplingParams(temperature=1.0, max_new_tokens=LIMIT))
-    rows = make_rows(9, 2, shared=shared)
-    with torch.inference_mode():
-        finished = [row for done in Decoder(model, rules, slots=5).run(rows) for row in done]
-        assert sorted(row.index for row in finished) == list(range(18))
-        assert max(len(row.tokens) for row in rows) > 40  # beyond the columns set aside at first
-        for row in rows[::3]:
-            assert row.tokens == one_by_one(model, row, rules)
 
 
 def test_freed_slots_are_refilled_and_equal_prompts_are_prefilled_once() -> None:
@@ -129,18 +106,16 @@ def test_stragglers_wait_for_their_like_and_are_finished() -> None:
             assert rows[index].tokens == one_by_one(model, rows[index], rules)
 
 
-def test_models_whose_cache_has_no_slots_generate_whole_batches() -> None:
+def test_whole_batches_do_not_depend_on_their_size() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tuned = get_peft_model(make_tiny_model(), PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
     tuned.eval()
-    assert not can_use_slots(tuned)
-    assert not can_use_slots(make_small("mamba", "eager"))
     rules = make_rules(SamplingParams(max_new_tokens=12), stop_ids=(4, 20, 21))
     together, alone = make_rows(6, 2, vocabulary=64), make_rows(6, 2, vocabulary=64)
     with torch.inference_mode():
-        batches = list(generate_batches(tuned, together, rules, batch_size=5))
-        list(generate_batches(tuned, alone, rules, batch_size=1))
+        batches = list(generate_batches(tuned, together, rules, batch_size=5, pads=True))
+        list(generate_batches(tuned, alone, rules, batch_size=1, pads=True))
     assert [len(batch) for batch in batches] == [5, 5, 2]
     assert all(row.is_done for row in together)
     assert [row.tokens for row in together] == [row.tokens for row in alone]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from tests.support.small_models import make_small
 from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
-from transformers import GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, BartConfig, GenerationConfig
 
-from sage_dpo.errors import ConfigError, NumericalError
+from sage_dpo.errors import ConfigError, DataError, NumericalError
 from sage_dpo.records import FinishReason, Problem
 from sage_dpo.rollouts import RolloutPrompt, SamplingParams, build_prompts
 from sage_dpo.rollouts.transformers import TransformersEngine
@@ -37,6 +40,48 @@ def test_greedy_equals_plain_generate_row_by_row(prompts: list[RolloutPrompt], t
     greedy = SamplingParams(temperature=0.0, max_new_tokens=40)
     completions = TransformersEngine(model, tiny_tokenizer, batch_size=16).sample(prompts, settings=greedy, seed=0)
     assert [c.token_ids for c in completions] == [plain_greedy(model, prompt, 40) for prompt in prompts]
+
+
+def activated_lora() -> Any:
+    config = LoraConfig(
+        r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, alora_invocation_tokens=[7, 8]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return get_peft_model(make_small("llama"), config)
+
+
+def long_rope() -> Any:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "original_max_position_embeddings": 24}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **factors}
+    return make_small("phi3", rope_parameters=rope, original_max_position_embeddings=24)
+
+
+MODELS = {
+    "positions along the columns": lambda: make_small("bart"),
+    "distances along the columns": lambda: make_small("mpt"),
+    "windows along the columns": lambda: make_small("gpt_neo"),
+    "another cache": lambda: make_small("openai-gpt"),
+    "recurrent": lambda: make_small("mamba"),
+    "an adapter that begins in the row": activated_lora,
+    "rotary embeddings of the longest row": long_rope,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_equals_plain_generate_whatever_the_model(name: str, tiny_tokenizer: Any) -> None:
+    """Prompts that begin alike, of unequal lengths, some behind the tokens that start the adapter."""
+    model, rng = MODELS[name](), random.Random(0)
+    model.generation_config = GenerationConfig(eos_token_id=[2, tiny_tokenizer.eos_token_id], pad_token_id=0)
+    system = [rng.randrange(9, 32) for _ in range(9)]
+    prompts = [
+        RolloutPrompt(f"p{n}", (*system, *(rng.randrange(9, 32) for _ in range(length)), 7, 8))
+        for n, length in enumerate((2, 6, 2, 1, 9))
+    ]
+    greedy = SamplingParams(temperature=0.0, max_new_tokens=20)
+    completions = TransformersEngine(model, tiny_tokenizer, batch_size=3).sample(prompts, settings=greedy, seed=0)
+    assert [c.token_ids for c in completions] == [plain_greedy(model, prompt, 20) for prompt in prompts]
 
 
 @pytest.mark.slow
@@ -155,6 +200,19 @@ def test_prompt_of_one_token_and_missing_pad_token_work(tiny_model: Any) -> None
     assert len(completions) == 6
 
 
+def test_rows_longer_than_a_table_of_positions_are_refused(tiny_tokenizer: Any) -> None:
+    engine = TransformersEngine(make_small("gpt2"), tiny_tokenizer)  # 128 positions
+    prompts = [RolloutPrompt("short", (5,)), RolloutPrompt("long", (5,) * 100)]
+    for most, is_refused in ((28, False), (29, True)):
+        settings = SamplingParams(max_new_tokens=most)
+        with (
+            pytest.raises(DataError, match="'long': the prompt has 100 tokens and its completion up to 29")
+            if is_refused
+            else contextlib.nullcontext()
+        ):
+            assert len(engine.sample(prompts, settings=settings, seed=0)) == 2
+
+
 def test_unusable_arguments_are_refused(tiny_model: Any) -> None:
     tokenizer = make_tiny_tokenizer()
     with pytest.raises(ConfigError, match="batch_size is 0"):
@@ -164,3 +222,17 @@ def test_unusable_arguments_are_refused(tiny_model: Any) -> None:
     model.generation_config.eos_token_id = None
     with pytest.raises(ConfigError, match="could never end"):
         TransformersEngine(model, tokenizer)
+    sequence_to_sequence = AutoModelForSeq2SeqLM.from_config(
+        BartConfig(
+            vocab_size=8,
+            d_model=4,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=1,
+            decoder_attention_heads=1,
+            encoder_ffn_dim=4,
+            decoder_ffn_dim=4,
+        )
+    )
+    with pytest.raises(ConfigError, match=r"encoder-decoder \(bart\)"):
+        TransformersEngine(sequence_to_sequence, make_tiny_tokenizer())
