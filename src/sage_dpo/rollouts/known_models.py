@@ -124,8 +124,10 @@ PADDED_MODELS = SLOT_MODELS | frozenset(
 """Model types whose logits in `generate`, rows padded on the left, were seen to be those of the rows alone (same
 tests). Not so BART, MiniMax, RecurrentGemma, RWKV."""
 
-POSITION_TABLES = frozenset({"biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "opt"})
-"""Those of `SLOT_MODELS` that look positions up in a table, which ends at `max_position_embeddings`."""
+POSITION_TABLES = frozenset(
+    {"biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "openai-gpt", "opt"}
+)
+"""Those of `PADDED_MODELS` that look positions up in a table, which ends at `max_position_embeddings`."""
 
 
 def can_use_slots(model: Any, longest: int) -> bool:

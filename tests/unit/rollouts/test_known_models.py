@@ -70,17 +70,21 @@ def assert_alone(model: Any, batches: Iterator[list[Row]], rows: list[Row], rule
         torch.testing.assert_close(drawn, logits.float(), rtol=0, atol=1e-3 * float(logits.std()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", sorted(SLOT_MODELS))
-def test_a_row_in_slots_has_the_logits_that_it_has_alone(model_type: str) -> None:
-    """Over moves of the cache, windows shorter than the prompts, freed slots, and what all prompts begin with; and a
-    model with a table of positions, but no other, fails beyond its end."""
-    model = make_small(model_type)
-    assert can_use_slots(model, longest=50)
-    has_table = model_type in POSITION_TABLES
+def assert_ends_with_its_table(model: Any) -> None:
+    """A model with a table of positions, but no other, fails beyond its end."""
+    has_table = model.config.model_type in POSITION_TABLES
     assert most_positions(model) == (128 if has_table else math.inf)
     with torch.inference_mode(), pytest.raises((IndexError, RuntimeError)) if has_table else contextlib.nullcontext():
         assert model(torch.full((1, 140), 5)).logits.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", sorted(SLOT_MODELS))
+def test_a_row_in_slots_has_the_logits_that_it_has_alone(model_type: str) -> None:
+    """Over moves of the cache, windows shorter than the prompts, freed slots, and what all prompts begin with."""
+    model = make_small(model_type)
+    assert can_use_slots(model, longest=50)
+    assert_ends_with_its_table(model)
     for shared in (0, 9):
         (rules, recorder), rows = make_rules(), make_rows((3, 14, 9, 1, 12), shared)
         with torch.inference_mode():
@@ -93,6 +97,7 @@ def test_a_padded_row_has_the_logits_that_it_has_alone(model_type: str) -> None:
     model = make_small(model_type)
     assert not can_use_slots(model, longest=50)
     assert can_be_padded(model, longest=50)
+    assert_ends_with_its_table(model)
     (rules, recorder), rows = make_rules(), make_rows((3, 14, 9))
     with evaluation_mode(model), torch.inference_mode():
         batches = generate_batches(model, rows, rules, batch_size=3, pads=True)
