@@ -84,11 +84,17 @@ def test_data_seed_alone_changes_which_pairs_are_drawn(policy_folder, tmp_path):
 
 def test_arguments_without_effect_are_named_once(policy_folder, tmp_path, caplog):
     changes = {"dataloader_num_workers": 1, "train_sampling_strategy": "group_by_length", "ignore_data_skip": True}
+    changes |= {"label_smoothing": 0.1}  # with the sigmoid loss
     make_trainer(policy_folder, tmp_path, **changes)
     (message,) = [record.message for record in caplog.records if "without effect" in record.message]
     assert all(f"{name}: " in message for name in changes)
     with pytest.raises(ConfigError, match="train_sampling_strategy is 'sequential'"):
         make_arguments(tmp_path, train_sampling_strategy="sequential")
+
+
+def test_label_smoothing_is_not_named_where_the_loss_reads_it(policy_folder, tmp_path, caplog):
+    make_trainer(policy_folder, tmp_path, loss_type="robust", label_smoothing=0.1)
+    assert "label_smoothing" not in caplog.text
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------

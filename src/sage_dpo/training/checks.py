@@ -30,6 +30,9 @@ _WITHOUT_EFFECT = {
 }
 """Arguments that change nothing about training with SAGE, and why; some do about evaluation."""
 
+_SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""The losses in which TRL 1.16 reads `label_smoothing`; `sigmoid` was one of them in older releases."""
+
 
 def check_arguments(args: Any, train_dataset: Any, pair_source: PairSource | None) -> None:
     """Check arguments and, once it is map-style (`data.map_style`), the training data."""
@@ -59,8 +62,11 @@ def check_config(args: Any) -> None:
         )
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     unused = [name for name in _WITHOUT_EFFECT if getattr(args, name) != defaults[name]]
-    if unused:
-        reasons = "; ".join(f"{name}: {_WITHOUT_EFFECT[name]}" for name in unused)
+    reasons_by_name = {name: _WITHOUT_EFFECT[name] for name in unused}
+    if args.label_smoothing and not _SMOOTHED & set(args.loss_type):
+        reasons_by_name["label_smoothing"] = f"TRL reads it with loss_type {sorted(_SMOOTHED)} only"
+    if reasons_by_name:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in reasons_by_name.items())
         logger.warning(f"without effect on training: {reasons}")
 
 
