@@ -41,7 +41,7 @@ class SuiteSizeError(SageError, ValueError):
 
 
 class RunFolderError(SageError, RuntimeError):
-    """A run folder cannot be used (other configuration, damaged manifest)."""
+    """A run folder or an output cannot be used (other configuration, damaged manifest, another process writes it)."""
 
 
 class VerifierError(SageError, RuntimeError):

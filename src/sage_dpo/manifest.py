@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from sage_dpo.digests import changed_files, digest_files, missing_files
-from sage_dpo.errors import RunFolderError, SageError
+from sage_dpo.errors import RunFolderError
 from sage_dpo.inputs import accept_changes, library_versions
+from sage_dpo.locks import holder_path, sole_writer
 from sage_dpo.run_folder import RunFolder
 from sage_dpo.storage import read_json, write_json, write_text
 
-_LOCK, _HOLDER = "run.lock", "run.holder.json"
+_LOCK = "run.lock"
+_HOLDER = holder_path(Path(_LOCK)).name
 _DISCARDED = ".discarded"
 """Marks a folder whose content is being deleted."""
 
@@ -173,32 +172,12 @@ def locked(root: Path) -> Iterator[None]:
         Path(os.path.realpath(root)).mkdir(parents=True, exist_ok=True)  # also where a link leads to nothing any more
     except (FileExistsError, NotADirectoryError):
         raise RunFolderError(f"{root} is, or lies below, a file; give a folder as `--output`") from None
-    lock = FileLock(root / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunFolderError(
-            f"another process{_holder(root)} is writing {root}; wait until it has ended, or give another `--output`"
-        ) from None
-    try:
+    with sole_writer(root, root / _LOCK):
         if (root / _DISCARDED).exists():
             _delete_content(root)
         for left in root.rglob(".*.tmp"):  # of writers that were killed
             left.unlink(missing_ok=True)
-        write_json(root / _HOLDER, {"pid": os.getpid(), "host": platform.node()})
         yield
-    finally:
-        (root / _HOLDER).unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(root: Path) -> str:
-    """Who holds the lock, in words; empty where that cannot be read."""
-    try:
-        holder = read_json(root / _HOLDER)
-        return f" (pid {holder['pid']} on {holder['host']})"
-    except (SageError, KeyError, TypeError):
-        return ""
 
 
 def discard(root: Path) -> None:

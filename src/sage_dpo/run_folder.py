@@ -41,6 +41,11 @@ def journal_paths(completions: Path) -> list[Path]:
     return sorted(path for path in completions.parent.glob("*.jsonl") if name.fullmatch(path.name))
 
 
+def lock_path(completions: Path) -> Path:
+    """What keeps other processes away from a file of completions that is no run's, while it is sampled."""
+    return completions.with_name(f"{completions.stem}.partial.lock")
+
+
 @dataclass(frozen=True)
 class PoolFolder:
     """One version of an arm's pool: what was sampled, how it was graded, the pairs made of it, their scores."""
@@ -94,6 +99,11 @@ class SuitesFolder:
     def results(self) -> list[Path]:
         """Results of the suites that were run."""
         return [path for path in sorted(self.root.glob("*.json")) if path != self.costs]
+
+    @property
+    def lock(self) -> Path:
+        """What keeps other processes away from a folder that is no run's."""
+        return self.root / "evaluate.lock"
 
     @property
     def costs(self) -> Path:

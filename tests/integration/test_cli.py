@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +17,16 @@ from typer.testing import CliRunner
 
 from sage_dpo.cli import app
 from sage_dpo.config import PolicySettings
-from sage_dpo.errors import EmptyPoolError, SageError
+from sage_dpo.errors import EmptyPoolError, RunFolderError, SageError
+from sage_dpo.locks import sole_writer
 from sage_dpo.pairs import load_preference_data, tokenize_preferences
 from sage_dpo.pipeline.policies import load_tokenizer
 from sage_dpo.records import Completion, PreferencePair, Verdict
+from sage_dpo.run_folder import SuitesFolder, journal_path
 from sage_dpo.storage import read_json, read_records, write_records
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
 
 
 def invoke(*arguments: object) -> str:
@@ -31,9 +36,8 @@ def invoke(*arguments: object) -> str:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "sage_dpo", *map(str, arguments)], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "sage_dpo", *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True
     )
 
 
@@ -108,6 +112,37 @@ def test_rollouts_are_the_same_under_one_seed(stages, tmp_path):
     invoke("rollouts", "--model", "gym:S", "--problems", stages / "p.jsonl", "--output", tmp_path / "c.parquet",
            "--samples", 4, "--max-new-tokens", 96, "--quiet")  # fmt: skip
     assert read_records(tmp_path / "c.parquet", Completion) == read_records(stages / "c.parquet", Completion)
+
+
+def test_a_file_that_is_sampled_into_is_left_alone_until_that_process_has_ended(stages, tmp_path):
+    """The other one is stopped on the way, so that it still has the lock, and then killed; the same command goes on."""
+    output = tmp_path / "c.parquet"
+    words = ("rollouts", "--model", "gym:S", "--problems", stages / "p.jsonl", "--output", output, "--samples", 4,
+             "--max-new-tokens", 96, "--batch-size", 4, "--quiet")  # fmt: skip
+    other = subprocess.Popen([sys.executable, "-m", "sage_dpo", *map(str, words)], env=ENVIRONMENT)
+    try:
+        while not (journal := journal_path(output)).exists() or b"completions" not in journal.read_bytes():
+            assert other.poll() is None
+            time.sleep(0.001)
+        other.send_signal(signal.SIGSTOP)
+        kept = journal.read_bytes()
+        with pytest.raises(RunFolderError, match=rf"\(pid {other.pid} on .*\) is writing {output}; wait"):
+            invoke(*words)
+        assert journal.read_bytes() == kept
+    finally:
+        other.kill()
+        other.wait()
+    invoke(*words)
+    assert read_records(output, Completion) == read_records(stages / "c.parquet", Completion)
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_folder_of_suites_has_one_writer(tmp_path):
+    with (
+        sole_writer(tmp_path, SuitesFolder(tmp_path).lock),
+        pytest.raises(RunFolderError, match=rf"\(pid {os.getpid()} on .*\) is writing {tmp_path}; wait"),
+    ):
+        invoke("evaluate", "--model", "gym:S", "--suites", "short", "--quiet", "--output", tmp_path)
 
 
 def test_evaluate_on_one_gym_suite(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -101,29 +100,20 @@ def rollouts(
     chosen = read_settings(given, set_, defaults=LOCAL, policy=PolicySettings, rollouts=RolloutSettings)
     require_suffix(output, ".parquet")
     fields = parse_fields(field)
-    from sage_dpo.pipeline.stages import sample_completions
+    from sage_dpo.pipeline.stages import sample_to_file
     from sage_dpo.processes import start_processes
-    from sage_dpo.records import Completion
-    from sage_dpo.run_folder import journal_path, journal_paths
-    from sage_dpo.storage import write_records
 
-    processes = start_processes()
     with resumable():
-        completions = sample_completions(
+        completions = sample_to_file(
+            output,
             problems_path,
             chosen.policy,
             chosen.rollouts,
             fields=fields,
             seed=chosen.seed,
             progress=not quiet,
-            journal=partial(journal_path, output),
-            processes=processes,
+            processes=start_processes(),
         )
-        if processes.is_main:
-            write_records(output, completions, Completion)
-        processes.wait()  # until then each keeps its part
-    for path in {journal_path(output, processes.index), *(journal_paths(output) if processes.is_main else ())}:
-        path.unlink(missing_ok=True)
     asked = len({completion.problem_id for completion in completions})
     finished = Counter(str(completion.finish_reason) for completion in completions)
     print(f"{len(completions)} completions of {asked} problems, {dict(finished)}: {output}")

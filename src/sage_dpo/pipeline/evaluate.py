@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from sage_dpo.config import EvaluationSettings, PolicySettings, RolloutSettings, VerificationSettings
 from sage_dpo.core.statistics import bootstrap_interval
 from sage_dpo.evaluation import evaluate_policy
+from sage_dpo.locks import sole_writer
 from sage_dpo.pipeline.grading import per_process
 from sage_dpo.pipeline.inputs import agree_on_work, policy_inputs
 from sage_dpo.pipeline.policies import load_model, load_tokenizer
 from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.processes import start_processes
 from sage_dpo.rules import verdict_counts
+from sage_dpo.run_folder import SuitesFolder
 from sage_dpo.verification import Verifier
 
 
@@ -43,13 +46,17 @@ def evaluate_model(
 
     Raises:
         ProcessError: another process has other problems, settings or weights.
+        RunFolderError: another job writes into the folder.
     """
     processes = start_processes()
     with processes.first_of_machine():
         problems, tokenizer = load_suites(evaluation), load_tokenizer(policy)
     weights = policy_inputs(policy) if processes.count > 1 else {}
     agree_on_work(processes, problems=problems, policy=weights, rollouts=rollouts, evaluation=evaluation, seed=seed)
-    with Verifier(**per_process(verification, processes).model_dump()) as verifier:
+    with (
+        sole_writer(folder, SuitesFolder(folder).lock) if folder and processes.is_main else nullcontext(),
+        Verifier(**per_process(verification, processes).model_dump()) as verifier,
+    ):
         result = evaluate_policy(
             lambda: load_model(policy),
             tokenizer,

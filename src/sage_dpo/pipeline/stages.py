@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from sage_dpo.config import (
     RolloutSettings,
     ServerEngineSettings,
 )
+from sage_dpo.locks import sole_writer
 from sage_dpo.pairs import PairBuild, build_pairs, preference_rows
 from sage_dpo.pipeline.inputs import agree_on_work
 from sage_dpo.pipeline.on_policy import encode_solution
@@ -25,6 +27,7 @@ from sage_dpo.pipeline.sources import load_suites
 from sage_dpo.problems import deduplicate, load_problems, overlap_report
 from sage_dpo.processes import ONE, Processes
 from sage_dpo.records import Completion, PreferencePair, Problem, Verdict
+from sage_dpo.run_folder import journal_path, journal_paths, lock_path
 from sage_dpo.selection.reference import model_fingerprint
 from sage_dpo.storage import read_records, write_jsonl, write_records
 
@@ -89,6 +92,43 @@ def sample_completions(
         journal=journal,
         policy=fingerprint,
     )[0]
+
+
+def sample_to_file(
+    output: Path,
+    path: Path,
+    policy: PolicySettings,
+    rollouts: RolloutSettings,
+    *,
+    fields: Mapping[str, str | None],
+    seed: int,
+    progress: bool,
+    processes: Processes = ONE,
+) -> list[Completion]:
+    """Sample as `sample_completions` does, and write what all processes have; until then each keeps its own beside it.
+
+    Raises:
+        ProcessError: another process has other problems, settings or weights.
+        RunFolderError: another job samples into the same file.
+    """
+    with sole_writer(output, lock_path(output), is_kept=False) if processes.is_main else nullcontext():
+        completions = sample_completions(
+            path,
+            policy,
+            rollouts,
+            fields=fields,
+            seed=seed,
+            progress=progress,
+            journal=partial(journal_path, output),
+            processes=processes,
+        )
+        if processes.is_main:
+            write_records(output, completions, Completion)
+        processes.wait()  # until then each keeps its part
+        for part in {journal_path(output, processes.index), *(journal_paths(output) if processes.is_main else ())}:
+            part.unlink(missing_ok=True)
+        processes.wait()  # until then the main one keeps others away
+    return completions
 
 
 def combine_completions(

@@ -127,7 +127,7 @@ def interrupt(*_: object, **__: object) -> None:
         ("tune r.yaml --learning-rates 1", "cli.recipes.load_config", "run the same command again to continue"),
         (f"{EVALUATE} --output o", "pipeline.evaluate.evaluate_model", "run the same command again to continue"),
         (EVALUATE, "pipeline.evaluate.evaluate_model", "nothing was kept; the same command starts anew"),
-        (ROLLOUTS, "pipeline.stages.sample_completions", "run the same command again to continue"),
+        (ROLLOUTS, "pipeline.stages.sample_to_file", "run the same command again to continue"),
         (VERIFY, "pipeline.grading.grade", "nothing was kept; the same command starts anew"),
     ],
 )
