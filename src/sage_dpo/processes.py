@@ -26,15 +26,22 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
+from sage_dpo.arrivals import Arrivals, chosen_timeout_s
 from sage_dpo.digests import file_sha256
-from sage_dpo.errors import ConfigError, ProcessError
+from sage_dpo.errors import ConfigError, ProcessError, SageError
 from sage_dpo.inputs import flatten
+
+ANYTHING = "what they do together"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WAIT_S = 7 * 24 * 3600
-"""How long a process waits for another. Where one dies, the launcher ends the others; a server may sample for days."""
+_TIMED_OUT = "Timed out waiting"
+"""What gloo says of a process that does not take part in an operation of all."""
+
+_TO_BE_HEARD_S = 30.0
+"""For those that take part to say so after such a timeout, which they may have met at different times; at most half of
+the timeout."""
 
 
 class Processes:
@@ -45,10 +52,14 @@ class Processes:
     Args:
         count: how many.
         index: of this one; the main process is 0.
+        arrivals: where they meet before they exchange something; `None` where one is alone.
+
+    Raises:
+        ProcessError: by each method that exchanges something, where a process does not come in time.
     """
 
-    def __init__(self, count: int = 1, index: int = 0) -> None:
-        self.count, self.index = count, index
+    def __init__(self, count: int = 1, index: int = 0, arrivals: Arrivals | None = None) -> None:
+        self.count, self.index, self._arrivals = count, index, arrivals
 
     @property
     def is_main(self) -> bool:
@@ -61,33 +72,59 @@ class Processes:
         with PartialState().split_between_processes(list(items)) as mine:
             return list(mine)
 
-    def gathered(self, items: Sequence[Item]) -> list[Item]:
-        """Return the items of all processes, those of the first process first."""
-        return list(items) if self.count == 1 else list(gather_object(list(items)))
+    def gathered(self, items: Sequence[Item], what: str = ANYTHING) -> list[Item]:
+        """Return the items of all processes, those of the first process first; `what` they are is said to who waits."""
+        if self.count == 1:
+            return list(items)
+        self._meet(what)
+        return list(gather_object(list(items)))
 
-    def on_main(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns on the main process, which alone does it.
+    def on_main(self, work: Callable[[], Result], what: str = ANYTHING) -> Result:
+        """Return what `work` returns on the main process, which alone does it; `what` is said to who waits for it.
 
         What it raises it raises there; the launcher then ends the other processes.
         """
         if self.count == 1:
             return work()
-        result: list[Any] = broadcast_object_list([work() if self.is_main else None])
+        done = work() if self.is_main else None
+        self._meet(what)
+        result: list[Any] = broadcast_object_list([done])
         return result[0]
 
     @contextmanager
-    def first_of_machine(self) -> Iterator[None]:
-        """Let one process of each machine through, and then the others."""
-        if self.count == 1:
-            yield
-            return
-        with PartialState().local_main_process_first():
-            yield
+    def first_of_machine(self, what: str = ANYTHING) -> Iterator[None]:
+        """Let one process of each machine through, and then the others; `what` it gets is said to those."""
+        is_first = self.count == 1 or PartialState().is_local_main_process
+        if not is_first:
+            self.wait(what)
+        yield
+        if is_first:
+            self.wait(what)
 
-    def wait(self) -> None:
+    def wait(self, what: str = ANYTHING) -> None:
         """Wait until all processes are here."""
         if self.count > 1:
-            PartialState().wait_for_everyone()
+            self._meet(what)
+            PartialState().wait_for_everyone()  # so that none that holds the store leaves while another looks into it
+
+    def _meet(self, what: str) -> None:
+        if self._arrivals is not None:
+            self._arrivals.meet(what)
+
+    @contextmanager
+    def naming_the_absent(self, what: str) -> Iterator[None]:
+        """Say who it was where a process does not take part in what the others do together inside, as in training.
+
+        Raises:
+            ProcessError: some are not heard of any more; names them.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            is_ours = isinstance(error, SageError)
+            if self._arrivals is not None and _TIMED_OUT in str(error) and not is_ours:
+                self._arrivals.meet(what, within_s=min(_TO_BE_HEARD_S, self._arrivals.timeout_s / 2))
+            raise
 
     def agree(self, what: str, values: Mapping[str, Any], *, remedy: str) -> None:
         """Compare values, nested mappings, with those of the other processes.
@@ -95,7 +132,7 @@ class Processes:
         Raises:
             ProcessError: one differs; names it, with both values, and the remedy. On all processes.
         """
-        first, *others = self.gathered([flatten(values)])
+        first, *others = self.gathered([flatten(values)], what)
         for index, found in enumerate(others, start=1):
             names = [name for name in dict.fromkeys([*first, *found]) if first.get(name) != found.get(name)]
             if names:
@@ -127,15 +164,13 @@ ONE = Processes()
 """The only process."""
 
 
-def start_processes(*, timeout_s: float = WAIT_S) -> Processes:
+def start_processes() -> Processes:
     """Join the processes that the launcher has started; the main one alone warns and shows progress.
 
-    Args:
-        timeout_s: how long one waits for another.
-
     Raises:
-        ConfigError: the launcher asks for DeepSpeed, which is not installed.
+        ConfigError: the launcher asks for DeepSpeed, which is not installed; or the timeout is none.
     """
+    timeout_s = chosen_timeout_s()
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not is_deepspeed_available():
         raise ConfigError(
             "the launcher's configuration asks for DeepSpeed, which is not installed; install it with `pip install "
@@ -148,7 +183,7 @@ def start_processes(*, timeout_s: float = WAIT_S) -> Processes:
         disable_fsdp_ram_efficient_loading()  # the first pool is sampled before FSDP: each needs all the weights
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     state = PartialState(cpu=is_cpu, timeout=timedelta(seconds=timeout_s))
-    processes = Processes(state.num_processes, state.process_index)
+    processes = _meeting(state.num_processes, state.process_index, timeout_s)
     if not processes.is_main:
         import datasets
 
@@ -156,6 +191,12 @@ def start_processes(*, timeout_s: float = WAIT_S) -> Processes:
         warnings.filterwarnings("ignore")
         datasets.disable_progress_bars()
     return processes
+
+
+def _meeting(count: int, index: int, timeout_s: float) -> Processes:
+    """Return the processes of the group that has been joined."""
+    group = torch.distributed.group.WORLD if count > 1 else None
+    return Processes(count, index, Arrivals(group.get_group_store(), count, index, timeout_s) if group else None)
 
 
 def share_evenly(what: str, number: int, processes: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import yaml
 from safetensors.torch import load_file
 from tests.support.launch import accelerate_launch, finish, torchrun
 
+from sage_dpo.arrivals import TIMEOUT_VARIABLE
 from sage_dpo.config import RunConfig, find_launcher, validate
 from sage_dpo.errors import RunFolderError
 from sage_dpo.gym.world import generate_problems
@@ -81,18 +84,29 @@ def killed(recipe, tmp_path_factory) -> Path:
     """The folder of a run whose second process was killed after the first step, and which ended by that."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     launcher = start(recipe, folder)
-    deadline = time.monotonic() + 400
-    while not (folder / "arms/sage/checkpoints/checkpoint-1/complete.json").exists():
-        assert launcher.poll() is None, launcher.stderr.read()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    second = second_process(launcher, folder / IN_TRAINING)
     children = psutil.Process(launcher.pid).children(recursive=True)
-    (second,) = [c for c in children if c.environ().get("RANK") == "1" and "sage_dpo" in c.cmdline()]
     second.kill()
     launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     assert not psutil.wait_procs(children, timeout=60)[1]  # no process of the run is left
     return folder
+
+
+IN_SAMPLING, IN_TRAINING = "first-pool/completions.partial-1.jsonl", "arms/sage/checkpoints/checkpoint-1/complete.json"
+"""Files that are there when a run has got so far."""
+
+
+def second_process(launcher: subprocess.Popen[str], file: Path) -> psutil.Process:
+    """Return the second process of a run, as soon as a file is there."""
+    deadline = time.monotonic() + 400
+    while not file.exists():
+        assert launcher.poll() is None, launcher.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    (second,) = [c for c in children if c.environ().get("RANK") == "1" and "sage_dpo" in c.cmdline()]
+    return second
 
 
 def selections(folder: Path) -> list[tuple[int, str, bool]]:
@@ -146,6 +160,32 @@ def test_one_process_goes_on_where_two_were_if_that_is_accepted(recipe, one, kil
     alone(recipe, folder, accepted=["machine.processes"])
     assert selections(folder) == selections(one)
     assert counted(folder) == counted(one)
+
+
+@pytest.mark.parametrize("so_far", [IN_SAMPLING, IN_TRAINING])
+def test_a_process_that_hangs_is_named_and_ends_the_run_after_the_time_that_is_set(
+    so_far, recipe, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "30")
+    launcher = start(recipe, folder)
+    second = second_process(launcher, folder / so_far)
+    second.suspend()
+    lines = []
+    for line in launcher.stderr:
+        lines.append(line)
+        if line.startswith("error: "):
+            break
+    second.resume()  # the launcher's SIGTERM reaches it
+    lines += launcher.communicate(timeout=120)[1].splitlines()
+    assert launcher.returncode != 0
+    errors = [line for line in lines if "error: " in line and "sage" not in line]
+    named = rf"process 1 \(pid {second.pid} on .+\)"
+    assert len(errors) == 1, errors
+    assert re.match(
+        rf"error: {named} did not come within 30 s \({TIMEOUT_VARIABLE}\), where .*; if it hangs, ", errors[0]
+    )
+    assert any(re.match(rf"waiting for {named} since \d+ s: ", line) for line in lines)
 
 
 def test_weights_that_fsdp2_spreads_are_gathered_to_be_sampled_from(recipe, one, tmp_path):

@@ -24,6 +24,7 @@ FOUNDATION = {
     "data",
     "digests",
     "inputs",
+    "arrivals",
     "processes",
 }
 ALLOWED = {
@@ -35,7 +36,8 @@ ALLOWED = {
     "costs": set(),
     "digests": set(),
     "inputs": {"errors"},
-    "processes": {"digests", "errors", "inputs"},
+    "arrivals": {"errors"},
+    "processes": {"arrivals", "digests", "errors", "inputs"},
     "data": {"errors", "storage", "rules"},
     "run_folder": {"storage"},
     "locks": {"errors", "storage"},

@@ -15,8 +15,8 @@ class Standing(Processes):
         super().__init__(1 + len(others))
         self._others = others
 
-    def gathered(self, items: Sequence[Any]) -> list[Any]:
+    def gathered(self, items: Sequence[Any], what: str = "") -> list[Any]:
         return [*items, *self._others]
 
-    def wait(self) -> None:
+    def wait(self, what: str = "") -> None:
         pass

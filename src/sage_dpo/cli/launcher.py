@@ -22,11 +22,18 @@ _NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
-"""What gloo and NCCL say of a process that is gone."""
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "ncclRemoteError",
+    "remote server shutdown",
+    "Timed out waiting",
+)
+"""What gloo, NCCL and their store say of a process that is gone, or does not answer."""
 
-_GRACE_S = 20.0
-"""Time for the launcher to end a process because the main one has failed, and told why."""
+_GRACE_S, _APART_S = 20.0, 0.5
+"""Time for the launcher to end a process because the main one has failed, and told why; or the one before it."""
 
 
 def launched() -> tuple[int, int]:
@@ -105,8 +112,8 @@ def lost_process(error: Exception) -> str | None:
     if launched()[0] == 1 or not isinstance(error, RuntimeError) or not any(words in text for words in _LOST):
         return None
     return (
-        "another process has ended while this one waited for it; see its message, or the launcher's report, and run "
-        "the same command again to continue"
+        "another process has ended, or not answered, while this one waited for it; see its message, or the launcher's "
+        "report, and run the same command again to continue"
     )
 
 
@@ -120,7 +127,9 @@ def fail(message: str, status: int = 2) -> NoReturn:
     if process and status == INTERRUPTED:
         raise SystemExit(status) from None
     if process:
-        time.sleep(_GRACE_S)
+        time.sleep(_GRACE_S + _APART_S * (process - 1))
         message = f"process {process}: {message}"
-    print(message, file=sys.stderr, flush=True)
+    from tqdm import tqdm
+
+    tqdm.write(message, file=sys.stderr)  # not into the line of a bar that is still open
     raise SystemExit(status) from None

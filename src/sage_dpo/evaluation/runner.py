@@ -89,9 +89,9 @@ def evaluate_suite(
     started = time.perf_counter()
     prompts = build_prompts(problems, tokenizer, prompt_template=prompt_template, system_prompt=system_prompt)
     sampled = engine.sample(processes.share_of(prompts), settings=sampling, seed=seed, progress=progress)
-    completions = processes.gathered(sampled)
+    completions = processes.gathered(sampled, f"completions of {name}")
     requests = processes.share_of(requests_for(problems, completions))
-    verdicts = processes.gathered(verifier.verify(requests, progress=progress))
+    verdicts = processes.gathered(verifier.verify(requests, progress=progress), f"verdicts on {name}")
     benchmark = BENCHMARKS.get(name)
     return SuiteResult(
         name=name,

@@ -49,7 +49,7 @@ def evaluate_model(
         RunFolderError: another job writes into the folder.
     """
     processes = start_processes()
-    with processes.first_of_machine():
+    with processes.first_of_machine("files of suites and tokenizer"):
         problems, tokenizer = load_suites(evaluation), load_tokenizer(policy)
     weights = policy_inputs(policy) if processes.count > 1 else {}
     agree_on_work(processes, problems=problems, policy=weights, rollouts=rollouts, evaluation=evaluation, seed=seed)

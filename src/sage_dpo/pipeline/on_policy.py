@@ -117,7 +117,7 @@ class OnPolicySource:
             self._handover.clear(version)
         started = time.perf_counter()
         requests = processes.share_of(requests_for(problems, completions))
-        verdicts = processes.gathered(self._verifier.verify(requests, progress=self._progress))
+        verdicts = processes.gathered(self._verifier.verify(requests, progress=self._progress), "verdicts")
         pairs, exclusions, failure = self._build(problems, completions, verdicts, version)
         info = RefreshInfo(
             version=version,

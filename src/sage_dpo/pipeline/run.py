@@ -77,7 +77,9 @@ def run(
             own = config.for_arm(arm)
             check_sampled(own, trainer_arguments(own, Path("unused"), progress=False, processes=processes.count))
     folder = RunFolder(Path(output) if output else Path(config.output_dir) / config.name)
-    with processes.first_of_machine():  # it fetches or converts, the others find what it has left
+    with processes.first_of_machine(
+        "files of suites and tokenizer"
+    ):  # it fetches or converts, the others find what it has left
         tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
     inputs = run_inputs(config, suites, processes=processes.count)
     check_same_inputs(processes, config, inputs)
@@ -88,8 +90,9 @@ def run(
             manifest = SharedManifest(processes, lambda: Manifest(folder, dump_config(config), inputs, accepted))
             processes.require_shared(folder.manifest)
             shown = progress and processes.is_main
-            _Stages(config, folder, manifest, tokenizer, suites, verifier, shown, processes).execute()
-            processes.wait()
+            with processes.naming_the_absent("its part of training"):
+                _Stages(config, folder, manifest, tokenizer, suites, verifier, shown, processes).execute()
+            processes.wait("report")
     return folder.root
 
 
@@ -123,7 +126,7 @@ class _Stages:
 
     def execute(self) -> None:
         pool = self.folder.first_pool
-        problems = functools.partial(self.processes.on_main, self._problems)
+        problems = functools.partial(self.processes.on_main, self._problems, "problems")
         self.manifest.stage("problems", problems, [self.folder.problems("train").parent])
         untuned = functools.cache(lambda: load_model(self.config.policy))
         files = [pool.completions, pool.verdicts, pool.pairs]
@@ -165,7 +168,7 @@ class _Stages:
         self._announce("first pool")
         if isinstance(self.config.pairs, FixedPairSettings):
             fixed = self.config.pairs
-            costs, info = self.processes.on_main(lambda: self._fixed_pool(fixed))
+            costs, info = self.processes.on_main(lambda: self._fixed_pool(fixed), "pairs of the first pool")
         else:
             engine = self.config.rollouts.engine
             is_needed = not isinstance(engine, ServerEngineSettings) or engine.check_policy

@@ -41,6 +41,6 @@ def sample_shared(
         return sample_rollouts(mine, rollouts, progress=shown, journal=kept, **arguments)
 
     if isinstance(rollouts.engine, ServerEngineSettings):
-        return processes.on_main(lambda: ask(problems))
+        return processes.on_main(lambda: ask(problems), "completions of the server")
     completions, seconds = ask(processes.share_of(problems))
-    return processes.gathered(completions), max(processes.gathered([seconds]))
+    return processes.gathered(completions, "completions"), max(processes.gathered([seconds]))

@@ -74,7 +74,7 @@ def sample_completions(
     Raises:
         ProcessError: another process has other problems, settings or weights.
     """
-    with processes.first_of_machine():
+    with processes.first_of_machine("the tokenizer's files"):
         tokenizer = load_tokenizer(policy)
     problems = load_problems(path, fields=fields).problems
     is_needed = not isinstance(rollouts.engine, ServerEngineSettings) or rollouts.engine.check_policy

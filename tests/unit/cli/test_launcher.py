@@ -86,6 +86,8 @@ def test_the_others_give_the_launcher_time_to_end_them_before_they_speak(
     [
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1. Check the logs"), True),
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Read error: Connection reset by peer"), True),
+        (RuntimeError("unbound_buffer.cc:78] Timed out waiting 6000ms for recv operation to complete"), True),
+        (RuntimeError("Connection was likely closed. Did the remote server shutdown or crash?"), True),
         (RuntimeError("NCCL error: ncclRemoteError: A call failed possibly due to a network error"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("Connection closed by peer"), False),
@@ -96,7 +98,9 @@ def test_a_process_that_is_gone_is_told_from_other_errors(
 ) -> None:
     told = launcher.lost_process(error)
     assert (told is not None) == is_lost
-    assert told is None or told.startswith("another process has ended while this one waited for it; see its message")
+    assert told is None or told.startswith(
+        "another process has ended, or not answered, while this one waited for it; see its message"
+    )
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert launcher.lost_process(error) is None
 

@@ -24,7 +24,7 @@ class Two(Processes):
         self._kept = journal_path(output, index)
         self.kept_while_waiting = False
 
-    def wait(self) -> None:
+    def wait(self, what: str = "") -> None:
         self.kept_while_waiting |= self._kept.exists()
 
 

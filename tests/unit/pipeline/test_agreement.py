@@ -41,7 +41,7 @@ def gathered_by(work: dict[str, Any]) -> dict[str, Any]:
     told: list[dict[str, Any]] = []
 
     class Telling(Processes):
-        def gathered(self, items: Any) -> Any:
+        def gathered(self, items: Any, what: str = "") -> Any:
             told.extend(items)
             return items
 

@@ -30,14 +30,14 @@ class Two(Processes):
     def share_of(self, items: Sequence[Any]) -> list[Any]:
         return list(items[:2] if self.is_main else items[2:])
 
-    def gathered(self, items: Sequence[Any]) -> list[Any]:
+    def gathered(self, items: Sequence[Any], what: str = "") -> list[Any]:
         if isinstance(items[0], float):
             return [items[0], 9.0]
         mine = [item.problem_id for item in items]
         rest = [completion(problem.id) for problem in PROBLEMS if problem.id not in mine]
         return [*items, *rest] if self.is_main else [*rest, *items]
 
-    def on_main(self, work: Callable[[], Any]) -> Any:
+    def on_main(self, work: Callable[[], Any], what: str = "") -> Any:
         return work() if self.is_main else ([completion(problem.id) for problem in PROBLEMS], 5.0)
 
 
