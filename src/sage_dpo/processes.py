@@ -174,7 +174,7 @@ def start_processes() -> Processes:
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and not is_deepspeed_available():
         raise ConfigError(
             "the launcher's configuration asks for DeepSpeed, which is not installed; install it with `pip install "
-            "deepspeed`, or use another one, as of `sage-dpo recipes show accelerate/fsdp2`"
+            "'sage-dpo[deepspeed]'`, or use another one, as of `sage-dpo recipes show accelerate/fsdp2`"
         )
     is_named = "ACCELERATE_TORCH_DEVICE" in os.environ
     if "LOCAL_RANK" in os.environ and not is_named and not torch.accelerator.is_available():

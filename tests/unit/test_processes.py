@@ -51,7 +51,7 @@ def test_a_process_that_does_not_see_the_run_folder_is_named(tmp_path: Path) -> 
 def test_deepspeed_that_is_asked_for_and_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setattr("sage_dpo.processes.is_deepspeed_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"DeepSpeed, which is not installed; .*pip install deepspeed.*fsdp2"):
+    with pytest.raises(ConfigError, match=r"DeepSpeed, which is not installed.*pip install .sage-dpo.deepspeed.*fsdp2"):
         start_processes()
 
 

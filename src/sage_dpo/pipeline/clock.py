@@ -63,7 +63,7 @@ class Clock(TrainerCallback):
         self._is_main = is_main
         self._every = config.training.probe_steps if probe else 0
         self._at_steps = frozenset(config.evaluation.at_steps if config.evaluation and evaluate else ())
-        self.parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        self.parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())  # ZeRO-3
         state: dict[str, Any] = {"total": 0.0, "probing": 0.0, "best": None, "stop_reason": None}
         state |= read_json(checkpoint / CLOCK) if checkpoint else {}
         self._started = time.perf_counter() - state["total"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed as zero
 from transformers.utils import logging as transformers_logging
 
 from sage_dpo.config import LoraSettings, PolicySettings
@@ -17,6 +20,17 @@ from sage_dpo.pretrained.smollm2 import NAME as SMOLLM2
 from sage_dpo.pretrained.smollm2 import smollm2_folder
 
 _GYM = "gym:"
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Load models whole: while arguments of a training with ZeRO-3 exist, transformers spreads all that it loads."""
+    settings = zero._hf_deepspeed_config_weak_ref
+    zero.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        zero._hf_deepspeed_config_weak_ref = settings
 
 
 def policy_path(path: str) -> str:
@@ -50,8 +64,9 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@_whole_weights()
 def load_model(settings: PolicySettings) -> PreTrainedModel:
-    """Load the policy on the best device at hand.
+    """Load the policy, whole, on the best device at hand.
 
     Raises:
         ConfigError: nothing usable at the path.
@@ -66,6 +81,7 @@ def load_model(settings: PolicySettings) -> PreTrainedModel:
     return placed
 
 
+@_whole_weights()
 def count_parameters(settings: PolicySettings) -> int:
     """Return the number of the policy's parameters, without its weights.
 
@@ -81,6 +97,7 @@ def count_parameters(settings: PolicySettings) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@_whole_weights()
 def load_trained(settings: PolicySettings, folder: Path, *, is_trainable: bool = False) -> Any:
     """Load the policy that training saved to `folder`.
 
@@ -96,6 +113,7 @@ def load_trained(settings: PolicySettings, folder: Path, *, is_trainable: bool =
     return PeftModel.from_pretrained(load_model(settings), str(folder), is_trainable=is_trainable)
 
 
+@_whole_weights()
 def load_untrained(settings: PolicySettings, *, seed: int) -> Any:
     """Load the policy with the weights that training would change: all, or those of a new adapter, drawn by `seed`."""
     model = load_model(settings)

@@ -35,7 +35,7 @@ from sage_dpo.pipeline.policies import count_parameters, load_model, load_tokeni
 from sage_dpo.pipeline.shared_manifest import SharedManifest
 from sage_dpo.pipeline.sources import load_recipe_problems, load_suites
 from sage_dpo.pipeline.summary import summarize
-from sage_dpo.pipeline.whole_policy import check_sampled
+from sage_dpo.pipeline.whole_policy import check_saved
 from sage_dpo.problems.overlap import overlap_report
 from sage_dpo.processes import Processes, start_processes
 from sage_dpo.records import PreferencePair, Problem
@@ -75,7 +75,7 @@ def run(
     for arm in config.arms:  # a wrong key must not surface after an hour of rollouts
         if config.arms[arm].train:
             own = config.for_arm(arm)
-            check_sampled(own, trainer_arguments(own, Path("unused"), progress=False, processes=processes.count))
+            check_saved(own, trainer_arguments(own, Path("unused"), progress=False, processes=processes.count))
     folder = RunFolder(Path(output) if output else Path(config.output_dir) / config.name)
     with processes.first_of_machine(
         "files of suites and tokenizer"

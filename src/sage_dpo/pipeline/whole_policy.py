@@ -1,4 +1,6 @@
-"""The policy in training as one whole model, also where FSDP spreads its weights over the processes."""
+"""The policy in training as one whole model, also where FSDP or ZeRO-3 spreads its weights over the
+processes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sage_dpo.config import FixedPairSettings, PolicySettings, RunConfig
+from sage_dpo.config import PolicySettings, RunConfig
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline.policies import load_trained, release_memory
 from sage_dpo.processes import Processes
@@ -38,7 +40,7 @@ class WholePolicy:
     @contextmanager
     def __call__(self) -> Iterator[Any]:
         """Yield the policy as it is now."""
-        if not self._trainer.is_fsdp_enabled:
+        if not self._trainer.is_sharded:
             yield self._trainer.model
             return
         self._trainer.save_model(str(self._folder))
@@ -74,28 +76,22 @@ class WholePolicySource:
         return self._restore(version=version)
 
 
-def check_sampled(config: RunConfig, arguments: SAGEConfig) -> None:
-    """Refuse ZeRO-3 where the policy is sampled from while it trains, which has not been tried.
+def check_saved(config: RunConfig, arguments: SAGEConfig) -> None:
+    """Refuse ZeRO-3 that would not save the trained policy as a whole.
 
     Args:
         config: of an arm.
         arguments: of its trainer.
 
     Raises:
-        ConfigError: names the setting.
+        ConfigError: with the setting to change.
     """
     plugin: Any = arguments.deepspeed_plugin
-    if plugin is None or int(plugin.zero_stage) != 3:
+    if plugin is None or int(plugin.zero_stage) != 3 or config.policy.lora is not None:
         return
-    asked = {
-        "pool.refresh_steps": not isinstance(config.pairs, FixedPairSettings) and config.pool.refresh_steps,
-        "training.probe_steps": config.training.probe_steps,
-        "evaluation.at_steps": config.evaluation and config.evaluation.at_steps,
-    }
-    names = [name for name, value in asked.items() if value]
-    if names:
+    if not plugin.zero3_save_16bit_model:
         raise ConfigError(
-            f"{names[0]} is {asked[names[0]]}, which samples from the policy while it trains, but DeepSpeed ZeRO-3 "
-            f"spreads its weights over the processes; leave it out, or use FSDP (`sage-dpo recipes show "
-            "accelerate/fsdp2`) or ZeRO-2"
+            "DeepSpeed ZeRO-3 is configured without zero3_save_16bit_model (in DeepSpeed's own file "
+            "stage3_gather_16bit_weights_on_model_save), so that a trained policy would be saved in parts that nothing "
+            "loads; set it to true, as in `sage-dpo recipes show accelerate/zero3`"
         )

@@ -69,6 +69,7 @@ def generate_batches(
                 use_cache=True,
             ),
             logits_processor=LogitsProcessorList([sampled]),
+            synced_gpus=False,  # a process samples as long as its own rows need
         )
         if not bool(sampled.is_valid.all()):
             raise no_distribution(batch[int(sampled.is_valid.int().argmin())], len(batch))

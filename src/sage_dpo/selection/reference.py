@@ -6,14 +6,15 @@ or comes back after a refresh, is looked up.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from sage_dpo.errors import DataError
 from sage_dpo.forward import TokenizedCompletion
@@ -87,8 +88,8 @@ def completion_key(completion: TokenizedCompletion, salt: str = "") -> bytes:
 def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples_per_tensor: int = 1024) -> str:
     """Return a short hash of the weights: every parameter's name, shape, and evenly spaced values.
 
-    Sampled rather than complete, so that a 70B model takes seconds. Weights that FSDP spreads over processes are
-    gathered, one at a time: each process must call this.
+    Sampled rather than complete, so that a 70B model takes seconds. Weights that FSDP or ZeRO-3 spreads over processes
+    are gathered, one at a time: each process must call this.
 
     Args:
         model: the reference, or the policy before its first step.
@@ -99,12 +100,27 @@ def model_fingerprint(model: nn.Module, *, skip_trainable: bool = False, samples
     for name, parameter in model.named_parameters():
         if skip_trainable and parameter.requires_grad:
             continue
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        value: Any = parameter.detach()
-        flat = (value.full_tensor() if hasattr(value, "full_tensor") else value).reshape(-1)
-        step = max(1, flat.numel() // samples_per_tensor)
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
+        with _whole(parameter) as value:
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            flat = value.reshape(-1)
+            step = max(1, flat.numel() // samples_per_tensor)
+            digest.update(flat[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _whole(parameter: nn.Parameter) -> Iterator[Tensor]:
+    """Yield all values of a parameter, also where processes hold parts of it."""
+    value: Any = parameter.detach()
+    if hasattr(value, "full_tensor"):  # FSDP
+        yield value.full_tensor()
+    elif hasattr(parameter, "ds_shape") and value.shape != parameter.ds_shape:  # ZeRO-3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield parameter.detach()
+    else:
+        yield value
 
 
 def have_same_weights(first: nn.Module, other: nn.Module) -> bool:

@@ -108,7 +108,7 @@ def check_moving(callbacks: Iterable[Any], args: Any, *, keeps_reference: bool, 
     if movers and is_sharded:
         raise ConfigError(
             f"{movers[0]} moves the reference, which cannot be saved with a checkpoint where its weights are sharded "
-            f"(FSDP, ZeRO); leave {movers[0]} out, or train without sharding"
+            f"(FSDP, ZeRO-3); leave {movers[0]} out, or train without sharding"
         )
 
 

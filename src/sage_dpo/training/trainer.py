@@ -52,6 +52,7 @@ class SAGETrainer(SelectingLoop):
 
     Attributes:
         stream: the selection step: pool, scores, reference log-probabilities, counts and log.
+        is_sharded: whether the policy's weights are spread over the processes (FSDP, ZeRO-3).
         stop_reason: why training stopped by itself before its last step, if it did.
 
     Raises:
@@ -87,16 +88,17 @@ class SAGETrainer(SelectingLoop):
         if hasattr(self.data_collator, "max_length"):
             self.data_collator.max_length = None  # over-long pairs are excluded; nothing may be cut
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
-        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        plugin = self.accelerator.state.deepspeed_plugin
+        self.is_sharded = self.is_fsdp_enabled or (plugin is not None and int(plugin.zero_stage) == 3)
         checkpointing = args.gradient_checkpointing_kwargs
         is_reentrant = isinstance(checkpointing, dict) and checkpointing.get("use_reentrant")
         if not args.pad_to_multiple_of:
             is_reentrant_ddp = is_reentrant and self.accelerator.num_processes > 1
-            remove_padding(self.model, allows_groups=not (is_sharded or is_reentrant_ddp))
+            remove_padding(self.model, allows_groups=not (self.is_sharded or is_reentrant_ddp))
         scorer = ShardedScorer(
             self.accelerator,
             token_budget=args.score_token_budget,
-            is_sharded=is_sharded,
+            is_sharded=self.is_sharded,
             progress=not args.disable_tqdm,
         )
         self._models = TrainerModels(self, scorer, has_own_reference=ref_model is not None)
@@ -104,7 +106,7 @@ class SAGETrainer(SelectingLoop):
             self.callback_handler.callbacks,
             args,
             keeps_reference=self._models.keeps_reference,
-            is_sharded=is_sharded,
+            is_sharded=self.is_sharded,
         )
         self.callback_handler = ReferenceHandler(self)
         is_logged = args.log_candidates and self.accelerator.is_main_process

@@ -96,6 +96,14 @@ def test_costs_are_the_trainers_counts_and_those_of_all_attempted_refreshes(arm:
     assert costs.wall_s == costs.wall_breakdown["refresh"] + costs.wall_breakdown["training"]
 
 
+def test_weights_that_zero_3_holds_in_parts_are_counted_whole(arm: ArmFolder) -> None:
+    trainer: Any = StandIn(object())
+    for parameter in trainer.model.parameters():
+        parameter.ds_numel, parameter.data = parameter.numel(), torch.empty(0)
+    config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}})
+    assert Clock(trainer, config, arm, None, None, None).parameters == PARAMETERS
+
+
 def test_a_fixed_pool_costs_no_refresh(arm: ArmFolder) -> None:
     costs = make_clock(arm, source=None).costs()
     assert (costs.generated_tokens, costs.wall_breakdown["refresh"]) == (0, 0.0)

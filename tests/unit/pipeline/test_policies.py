@@ -6,11 +6,21 @@ from pathlib import Path
 
 import pytest
 from tests.support.tiny import make_tiny_model, make_tiny_tokenizer
+from transformers.integrations import deepspeed as zero
 
 from sage_dpo.config import LoraSettings, PolicySettings
 from sage_dpo.errors import ConfigError
 from sage_dpo.gym.policy import bundled_policy_path
-from sage_dpo.pipeline.policies import load_model, load_tokenizer, lora_config, model_arguments, policy_path
+from sage_dpo.pipeline.policies import (
+    count_parameters,
+    load_model,
+    load_tokenizer,
+    load_trained,
+    load_untrained,
+    lora_config,
+    model_arguments,
+    policy_path,
+)
 
 
 @pytest.fixture
@@ -31,6 +41,32 @@ def test_a_saved_policy_is_loaded_in_the_recipes_dtype(folder: Path) -> None:
     model = load_model(PolicySettings(path=str(folder), dtype="float32"))
     assert model.num_parameters() == make_tiny_model().num_parameters()
     assert str(model.dtype) == "torch.float32"
+
+
+class Zero3:
+    """Settings of DeepSpeed, as transformers finds them while there are arguments of a training."""
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+def test_policies_are_loaded_whole_beside_one_that_trains_under_zero_3(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PolicySettings(path=str(folder), dtype="float32")
+    adapted = settings.model_copy(update={"lora": LoraSettings(r=2)})
+    load_untrained(adapted, seed=0).save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr(zero, "_hf_deepspeed_config_weak_ref", None)
+    training = Zero3()
+    zero.set_hf_deepspeed_config(training)
+    size = make_tiny_model().num_parameters()
+    assert load_model(settings).num_parameters() == load_trained(settings, folder).num_parameters() == size
+    assert load_untrained(adapted, seed=0).num_parameters() > size
+    assert load_trained(adapted, tmp_path / "adapter").num_parameters() > size
+    assert count_parameters(settings) == size
+    with pytest.raises(ConfigError):
+        load_model(PolicySettings(path=str(tmp_path / "absent")))
+    assert zero.is_deepspeed_zero3_enabled()  # the training goes on with its own
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_token(folder: Path) -> None:

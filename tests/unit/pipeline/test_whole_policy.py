@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from sage_dpo.config import PolicySettings, RunConfig, validate
 from sage_dpo.errors import ConfigError
 from sage_dpo.pipeline import whole_policy
-from sage_dpo.pipeline.whole_policy import WholePolicy, check_sampled
+from sage_dpo.pipeline.whole_policy import WholePolicy, check_saved
 from sage_dpo.processes import ONE
 
 
@@ -20,8 +21,8 @@ class Trainer:
 
     model = "spread"
 
-    def __init__(self, is_fsdp_enabled: bool) -> None:
-        self.is_fsdp_enabled = is_fsdp_enabled
+    def __init__(self, is_sharded: bool) -> None:
+        self.is_sharded = is_sharded
 
     def save_model(self, folder: str) -> None:
         Path(folder).mkdir()
@@ -40,19 +41,19 @@ def test_spread_weights_are_written_loaded_and_deleted_before_they_are_asked(
 
 
 @pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({"pool": {"refresh_steps": 5}}, r"pool\.refresh_steps is 5"),
-        ({"training": {"probe_steps": 2}, "probe": {"kind": "gym", "split": "probe"}}, r"training\.probe_steps is 2"),
-        ({"evaluation": {"at_steps": [7]}}, r"evaluation\.at_steps is \[7\]"),
-    ],
+    ("stage", "saves_whole", "lora", "is_refused"),
+    [(3, False, None, True), (3, True, None, False), (3, False, {"r": 2}, False), (2, False, None, False)],
 )
-def test_zero_3_is_refused_where_the_policy_is_asked_while_it_trains(settings: dict[str, Any], name: str) -> None:
-    config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}, "pool": {"refresh_steps": 0}, **settings})
-    arguments: Any = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
-    with pytest.raises(ConfigError, match=f"{name}, which samples .* DeepSpeed ZeRO-3 .* accelerate/fsdp2"):
-        check_sampled(config, arguments)
-    for plugin in (None, SimpleNamespace(zero_stage=2)):
-        check_sampled(config, SimpleNamespace(deepspeed_plugin=plugin))  # type: ignore[arg-type]
-    plain = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}, "pool": {"refresh_steps": 0}})
-    check_sampled(plain, arguments)
+def test_zero_3_that_would_save_parts_is_refused(
+    stage: int, saves_whole: bool, lora: dict[str, int] | None, is_refused: bool
+) -> None:
+    config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}, "policy": {"path": "gym:S", "lora": lora}})
+    plugin = SimpleNamespace(zero_stage=stage, zero3_save_16bit_model=saves_whole)
+    expected = pytest.raises(ConfigError, match=r"without zero3_save_16bit_model .* in parts .* accelerate/zero3")
+    with expected if is_refused else contextlib.nullcontext():
+        check_saved(config, SimpleNamespace(deepspeed_plugin=plugin))  # type: ignore[arg-type]
+
+
+def test_a_trainer_without_deepspeed_is_not_refused() -> None:
+    config = validate(RunConfig, {"name": "r", "problems": {"kind": "gym"}})
+    check_saved(config, SimpleNamespace(deepspeed_plugin=None))  # type: ignore[arg-type]

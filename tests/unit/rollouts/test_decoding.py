@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 from tests.support.tiny import make_tiny_model
@@ -119,3 +120,13 @@ def test_whole_batches_do_not_depend_on_their_size() -> None:
     assert [len(batch) for batch in batches] == [5, 5, 2]
     assert all(row.is_done for row in together)
     assert [row.tokens for row in together] == [row.tokens for row in alone]
+
+
+def test_whole_batches_wait_for_no_other_process_while_one_trains_under_zero_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` would take as many steps as the process with the longest row, and there is none to ask."""
+    monkeypatch.setattr("transformers.generation.utils.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    rules, rows = make_rules(SamplingParams(max_new_tokens=3), stop_ids=(4,)), make_rows(2, 1, vocabulary=64)
+    with torch.inference_mode():
+        list(generate_batches(make_tiny_model(), rows, rules, batch_size=2, pads=True))
+    assert all(row.is_done for row in rows)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +54,28 @@ def test_fingerprint_follows_the_weights():
     with torch.no_grad():
         other.model.norm.weight.add_(1)
     assert model_fingerprint(model) != model_fingerprint(other)
+
+
+def test_fingerprint_reads_the_values_that_zero_3_holds_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed, by a stand-in: a parameter is empty but for what it says of itself, until it is gathered."""
+    whole, spread = make_tiny_model(), make_tiny_model()
+    values = {id(p): p.data for p in spread.parameters()}
+
+    @contextlib.contextmanager
+    def gathered(parameters):
+        for parameter in parameters:
+            parameter.data = values[id(parameter)]
+        yield
+        for parameter in parameters:
+            parameter.data = torch.empty(0)
+
+    for parameter in spread.parameters():
+        parameter.ds_shape, parameter.data = parameter.shape, torch.empty(0)
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(zero=SimpleNamespace(GatheredParameters=gathered)))
+    assert model_fingerprint(spread) == model_fingerprint(whole)
+    assert {p.numel() for p in spread.parameters()} == {0}
+    values[id(spread.model.norm.weight)] += 1
+    assert model_fingerprint(spread) != model_fingerprint(whole)
 
 
 def test_a_few_edited_rows_make_another_model_though_a_sampled_fingerprint_passes_over_them():
