@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -13,59 +12,24 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from tests.support.launch import accelerate_launch, finish, torchrun
+from tests.support.small_run import alone, counted, losses, selections, write_recipe
 
 from sage_dpo.arrivals import TIMEOUT_VARIABLE
-from sage_dpo.config import RunConfig, find_launcher, validate
+from sage_dpo.config import find_launcher
 from sage_dpo.errors import RunFolderError
-from sage_dpo.gym.world import generate_problems
-from sage_dpo.pipeline.run import run
-from sage_dpo.records import Completion, PairScore, PreferencePair, Verdict
-from sage_dpo.storage import read_json, read_jsonl, read_records
-
-RECIPE = {
-    "name": "small",
-    "seed": 1,
-    "policy": {"path": "gym:S"},
-    "problems": {"kind": "gym", "split": "train", "count": 15},
-    "probe": {"kind": "gym", "split": "probe", "count": 5},
-    "rollouts": {"samples": 4, "max_new_tokens": 96},
-    "verification": {"workers": 1},
-    "pool": {"refresh_steps": 2},
-    "training": {
-        "steps": 3,
-        "pairs_per_step": 4,
-        "learning_rate": 1e-4,
-        "probe_steps": 2,
-        "save_steps": 1,
-        "max_length": 256,
-        "trainer": {"gradient_checkpointing": False},
-    },
-    "arms": {"vanilla": {"train": False}, "sage": {}},
-}
+from sage_dpo.records import Completion, PreferencePair, Verdict
+from sage_dpo.storage import read_json, read_records
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe whose suite is short."""
-    folder = tmp_path_factory.mktemp("recipe")
-    rows = [{"id": p.id, "problem": p.problem, "answer": p.answer} for p in generate_problems("probe", 7, seed=9)]
-    (folder / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    suites = {"kind": "files", "files": {"few": {"path": str(folder / "suite.jsonl")}}}
-    values = {**RECIPE, "evaluation": {"suites": suites, "max_new_tokens": 64, "at_best": True}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
-    return folder / "recipe.yaml"
+    return write_recipe(tmp_path_factory.mktemp("recipe"))
 
 
 def start(recipe: Path, folder: Path, *arguments: str):
     return torchrun(2, "-m", "sage_dpo", "run", recipe, "--output", folder, *arguments)
-
-
-def alone(recipe: Path, folder: Path, **arguments) -> Path:
-    config = validate(RunConfig, yaml.safe_load(recipe.read_text()))
-    return run(config, output=folder, progress=False, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +71,6 @@ def second_process(launcher: subprocess.Popen[str], file: Path) -> psutil.Proces
     children = psutil.Process(launcher.pid).children(recursive=True)
     (second,) = [c for c in children if c.environ().get("RANK") == "1" and "sage_dpo" in c.cmdline()]
     return second
-
-
-def selections(folder: Path) -> list[tuple[int, str, bool]]:
-    paths = sorted((folder / "arms" / "sage").glob("refresh-*/scores.parquet"))
-    return [(row.step, row.pair_id, row.is_kept) for path in paths for row in read_records(path, PairScore)]
-
-
-def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in read_jsonl(folder / "arms" / "sage" / "metrics.jsonl") if "loss" in row]
-
-
-def counted(folder: Path) -> dict[str, object]:
-    arm = read_json(folder / "summary.json")["arms"]["sage"]
-    names = ("suites", "train_tokens", "scored_tokens", "reference_tokens", "generated_tokens", "kept_pairs")
-    return {name: arm[name] for name in (*names, "refreshes")}
 
 
 def test_two_processes_sample_grade_select_and_measure_what_one_does(one, two):

@@ -1,7 +1,8 @@
-"""FSDP on the CPU, over gloo.
+"""FSDP and DeepSpeed on the CPU, over gloo.
 
-accelerate (1.15) shards over accelerators only: on CPUs it leaves FSDP's settings unread, without a word. PyTorch's
-`fully_shard` runs there. So the processes are given out as those of GPUs whose device is the CPU.
+accelerate (1.15) shards over accelerators only: on CPUs it leaves the settings of both unread, without a word, though
+PyTorch's `fully_shard` and DeepSpeed run there. So the processes are given out as those of GPUs, whose device is the
+CPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trains on several processes; started by test_distributed.py under torchrun."""
+"""Trains on several processes; started by test_distributed.py and test_deepspeed.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from tests.support.cpu_shards import shard_on_cpu
 from tests.support.tiny import make_tiny_tokenizer
 from tests.support.training import losses, make_arguments, make_preferences
@@ -18,19 +19,21 @@ from sage_dpo.selection.log import read_candidates
 
 def main() -> None:
     policy, folder, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    resume = options.pop("resume", None)
+    resume, is_lora = options.pop("resume", None), options.pop("lora", False)
+    columns = options.pop("columns", {})
     if options.pop("is_sharded", False):
         shard_on_cpu()
         options["use_cpu"] = False
     trainer = SAGETrainer(
         policy,
-        args=make_arguments(folder, gradient_accumulation_steps=1, refresh_steps=2, **options),
-        train_dataset=make_preferences(),
+        args=make_arguments(folder, **{"gradient_accumulation_steps": 1, "refresh_steps": 2, **options}),
+        train_dataset=make_preferences(**columns),
         processing_class=make_tiny_tokenizer(),
+        peft_config=LoraConfig(r=2, init_lora_weights="gaussian", task_type="CAUSAL_LM") if is_lora else None,
     )
     trainer.train(resume_from_checkpoint=resume)
     model = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    kinds = {type(parameter).__name__ for parameter in trainer.model.parameters()}
+    kinds = {p.ds_status.name if hasattr(p, "ds_status") else type(p).__name__ for p in trainer.model.parameters()}
     if trainer.accelerator.is_main_process:
         rows = read_candidates(folder / "candidates")
         torch.save(
