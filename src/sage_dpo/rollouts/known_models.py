@@ -27,8 +27,11 @@ SLOT_MODELS = frozenset(
         "cohere2_moe",
         "ctrl",
         "cwm",
+        "deepseek_v2",
         "deepseek_v3",
         "diffllama",
+        "doge",
+        "dots1",
         "ernie4_5",
         "ernie4_5_moe",
         "exaone4",
@@ -40,6 +43,10 @@ SLOT_MODELS = frozenset(
         "gemma2",
         "gemma3",
         "gemma3_text",
+        "gemma4",
+        "gemma4_text",
+        "gemma4_unified",
+        "gemma4_unified_text",
         "glm",
         "glm4",
         "glm4_moe",
@@ -56,23 +63,30 @@ SLOT_MODELS = frozenset(
         "granitemoe_swa",
         "granitemoeshared",
         "helium",
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
         "hy_v3",
         "hyperclovax",
+        "internlm3",
+        "iquestcoder",
         "jais2",
         "jetmoe",
         "kolibri1",
         "laguna",
+        "lfm3",
         "llama",
         "longcat_flash",
         "mellum",
         "mimo_v2_flash",
         "minicpm3",
         "minimax_m2",
+        "ministral",
         "ministral3",
         "mistral",
         "mixtral",
         "modernbert-decoder",
         "nanochat",
+        "nemotron",
         "olmo",
         "olmo2",
         "olmo3",
@@ -93,11 +107,13 @@ SLOT_MODELS = frozenset(
         "starcoder2",
         "vaultgemma",
         "xglm",
+        "youtu",
     }
 )
 """Model types whose logits in slots were seen to be those of whole forward passes
 (`tests/unit/rollouts/test_known_models.py`). Left out are those that count positions (BART, Llama 4) or distances (MPT,
-windows of GPT-Neo) along the columns, or keep no keys and values in the cache that they are given (GPT, RWKV)."""
+windows of GPT-Neo) along the columns, choose keys by an index beside them (DeepSeek-V3.2, GLM-5), or keep no keys and
+values in the cache that they are given (GPT, RWKV). Gemma 4 E2B and E4B, which share keys, are padded."""
 
 PADDED_MODELS = SLOT_MODELS | frozenset(
     {
@@ -108,6 +124,7 @@ PADDED_MODELS = SLOT_MODELS | frozenset(
         "gpt_neo",
         "granitemoehybrid",
         "jamba",
+        "kimi_linear",
         "lfm2",
         "lfm2_moe",
         "mamba",
@@ -119,10 +136,11 @@ PADDED_MODELS = SLOT_MODELS | frozenset(
         "qwen3_5_moe_text",
         "qwen3_5_text",
         "qwen3_next",
+        "zamba2",
     }
 )
 """Model types whose logits in `generate`, rows padded on the left, were seen to be those of the rows alone (same
-tests). Not so BART, MiniMax, RecurrentGemma, RWKV."""
+tests). Not so BART, DeepSeek-V3.2, GLM-5, MiniMax, RecurrentGemma, RWKV."""
 
 POSITION_TABLES = frozenset(
     {"biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "openai-gpt", "opt"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaptionPromptConfig, LoraConfig, PrefixTuningConfig, get_peft_model
-from tests.support.small_models import make_small
+from tests.support.small_models import SHARED_KEYS, make_small
 from torch import Tensor
 
 from sage_dpo.rollouts import RolloutPrompt, SamplingParams
@@ -92,9 +92,15 @@ def test_a_row_in_slots_has_the_logits_that_it_has_alone(model_type: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", sorted(PADDED_MODELS - SLOT_MODELS))
-def test_a_padded_row_has_the_logits_that_it_has_alone(model_type: str) -> None:
-    model = make_small(model_type)
+@pytest.mark.parametrize(
+    ("model_type", "sizes"),
+    [
+        *(pytest.param(name, {}, id=name) for name in sorted(PADDED_MODELS - SLOT_MODELS)),
+        pytest.param("gemma4_text", SHARED_KEYS, id="gemma4_text that shares keys"),
+    ],
+)
+def test_a_padded_row_has_the_logits_that_it_has_alone(model_type: str, sizes: dict[str, Any]) -> None:
+    model = make_small(model_type, **sizes)
     assert not can_use_slots(model, longest=50)
     assert can_be_padded(model, longest=50)
     assert_ends_with_its_table(model)
