@@ -80,6 +80,11 @@ def train_arm(
         start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
         write_jsonl(folder.metrics, start + trainer.state.log_history)
         _write_scores(folder)
+    return _outcome(trainer, clock)
+
+
+def _outcome(trainer: SAGETrainer, clock: Clock) -> dict[str, Any]:
+    """Return what `train_arm` does."""
     return {
         "best": clock.best.found,
         "costs": clock.costs().as_dict(),

@@ -90,11 +90,8 @@ class SAGETrainer(SelectingLoop):
         self.precompute_ref_logps = True  # the loss reads the reference log-probabilities we put into the batch
         plugin = self.accelerator.state.deepspeed_plugin
         self.is_sharded = self.is_fsdp_enabled or (plugin is not None and int(plugin.zero_stage) == 3)
-        checkpointing = args.gradient_checkpointing_kwargs
-        is_reentrant = isinstance(checkpointing, dict) and checkpointing.get("use_reentrant")
         if not args.pad_to_multiple_of:
-            is_reentrant_ddp = is_reentrant and self.accelerator.num_processes > 1
-            remove_padding(self.model, allows_groups=not (self.is_sharded or is_reentrant_ddp))
+            self._remove_padding()
         scorer = ShardedScorer(
             self.accelerator,
             token_budget=args.score_token_budget,
@@ -127,6 +124,13 @@ class SAGETrainer(SelectingLoop):
         self._resume, self._resume_path = ResumeState(self), ""
         self.stop_reason: str | None = None
         self.add_callback(StreamCallback(self))
+
+    def _remove_padding(self) -> None:
+        """Run the rows of a padded batch without padding; where layers must run equally often, in one row."""
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        is_reentrant = isinstance(checkpointing, dict) and checkpointing.get("use_reentrant")
+        is_reentrant_ddp = is_reentrant and self.accelerator.num_processes > 1
+        remove_padding(self.model, allows_groups=not (self.is_sharded or is_reentrant_ddp))
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Compile one layer for all layers and shapes; compiled whole, the model would be compiled for each shape."""
