@@ -6,6 +6,7 @@ for each one's part of a checkpoint and its completions as they come. The exchan
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import platform
@@ -25,6 +26,7 @@ from accelerate.utils import (
     is_deepspeed_available,
     parse_flag_from_env,
 )
+from torch.distributed import PrefixStore
 
 from sage_dpo.arrivals import Arrivals, chosen_timeout_s
 from sage_dpo.digests import file_sha256
@@ -163,6 +165,8 @@ class Processes:
 ONE = Processes()
 """The only process."""
 
+_STARTS = itertools.count()
+
 
 def start_processes() -> Processes:
     """Join the processes that the launcher has started; the main one alone warns and shows progress.
@@ -194,9 +198,12 @@ def start_processes() -> Processes:
 
 
 def _meeting(count: int, index: int, timeout_s: float) -> Processes:
-    """Return the processes of the group that has been joined."""
+    """Return the processes of the group that has been joined; each start, which all make, with marks of its own."""
     group = torch.distributed.group.WORLD if count > 1 else None
-    return Processes(count, index, Arrivals(group.get_group_store(), count, index, timeout_s) if group else None)
+    if group is None:
+        return Processes()
+    store = PrefixStore(f"start-{next(_STARTS)}", group.get_group_store())
+    return Processes(count, index, Arrivals(store, count, index, timeout_s))
 
 
 def share_evenly(what: str, number: int, processes: int) -> int:

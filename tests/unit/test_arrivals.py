@@ -7,11 +7,12 @@ import platform
 import threading
 
 import pytest
+import torch
 from torch.distributed import HashStore
 
 from sage_dpo.arrivals import TIMEOUT_S, TIMEOUT_VARIABLE, Arrivals, chosen_timeout_s
 from sage_dpo.errors import ConfigError, ProcessError
-from sage_dpo.processes import Processes
+from sage_dpo.processes import Processes, _meeting
 
 ME = rf"\(pid {os.getpid()} on {platform.node()}\)"
 
@@ -56,6 +57,21 @@ def test_those_that_do_not_come_are_named_and_the_first_that_waits_tells_meanwhi
     assert bool(told) == speaks
     assert all(line.startswith("process 1: waiting for process 0 (pid ") for line in told)
     assert all(line.endswith(" s: rollouts") for line in told)
+
+
+def test_marks_of_an_earlier_start_do_not_count() -> None:
+    """As where a script runs two recipes."""
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        first, second = (_meeting(2, 0, timeout_s=60)._arrivals for _ in range(2))
+        assert first is not None
+        assert second is not None
+        first._store.set("sage-dpo/1/1", "")  # process 1 comes
+        first.meet("work")
+        with pytest.raises(ProcessError, match=r"^process 1 did not come within 60 s "):
+            second.meet("work", within_s=1e-9)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [(None, TIMEOUT_S), ("", TIMEOUT_S), ("90", 90.0), ("1e5", 1e5)])
