@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -14,6 +15,8 @@ from tests.support.tiny import make_tiny_tokenizer
 from tests.support.training import losses, make_arguments, make_preferences
 
 from sage_dpo import SAGETrainer
+from sage_dpo.pipeline.arms import let_go
+from sage_dpo.pipeline.policies import release_memory
 from sage_dpo.selection.log import read_candidates
 
 
@@ -46,7 +49,13 @@ def main() -> None:
             },
             folder / "result.pt",
         )
-    trainer.accelerator.end_training()
+    accelerator = trainer.accelerator
+    let_go(trainer)
+    del trainer, model
+    release_memory()
+    if kinds != {"NOT_AVAILABLE"}:  # DeepSpeed 0.19 keeps ZeRO-3's
+        assert not [one for one in gc.get_objects() if type(one).__name__ == "DeepSpeedEngine"]
+    accelerator.end_training()
     # What the interpreter takes down on its way out may still be used by gloo's threads, which then abort the process
     # (pytorch/pytorch#179291), also with the group destroyed: the trainer holds it.
     sys.stdout.flush()

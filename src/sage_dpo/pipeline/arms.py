@@ -80,7 +80,9 @@ def train_arm(
         start = [] if probe_at_start is None else [{"step": 0, "probe/accuracy": probe_at_start}]
         write_jsonl(folder.metrics, start + trainer.state.log_history)
         _write_scores(folder)
-    return _outcome(trainer, clock)
+    outcome = _outcome(trainer, clock)
+    let_go(trainer)
+    return outcome
 
 
 def _outcome(trainer: SAGETrainer, clock: Clock) -> dict[str, Any]:
@@ -95,6 +97,14 @@ def _outcome(trainer: SAGETrainer, clock: Clock) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "stop_reason": trainer.stop_reason,
     }
+
+
+def let_go(trainer: SAGETrainer) -> None:
+    """Free what DeepSpeed keeps of a training beside the next arm's, but for a part of ZeRO-3's (docs/scaling.md)."""
+    reference: Any = trainer.ref_model
+    if trainer.is_deepspeed_enabled and reference is not None:
+        reference.destroy()
+    trainer.accelerator.free_memory()
 
 
 def _trainer(
