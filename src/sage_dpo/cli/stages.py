@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -100,20 +101,20 @@ def rollouts(
     chosen = read_settings(given, set_, defaults=LOCAL, policy=PolicySettings, rollouts=RolloutSettings)
     require_suffix(output, ".parquet")
     fields = parse_fields(field)
-    from sage_dpo.pipeline.stages import sample_to_file
+    from sage_dpo.pipeline.stages import sample_completions, sample_to_file
     from sage_dpo.processes import start_processes
 
     with resumable():
-        completions = sample_to_file(
-            output,
+        sample = partial(
+            sample_completions,
             problems_path,
             chosen.policy,
             chosen.rollouts,
             fields=fields,
             seed=chosen.seed,
             progress=not quiet,
-            processes=start_processes(),
         )
+        completions = sample_to_file(output, sample, processes=start_processes())
     asked = len({completion.problem_id for completion in completions})
     finished = Counter(str(completion.finish_reason) for completion in completions)
     print(f"{len(completions)} completions of {asked} problems, {dict(finished)}: {output}")

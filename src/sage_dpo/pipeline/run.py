@@ -77,9 +77,8 @@ def run(
             own = config.for_arm(arm)
             check_saved(own, trainer_arguments(own, Path("unused"), progress=False, processes=processes.count))
     folder = RunFolder(Path(output) if output else Path(config.output_dir) / config.name)
-    with processes.first_of_machine(
-        "files of suites and tokenizer"
-    ):  # it fetches or converts, the others find what it has left
+    # the first one fetches or converts, the others find what it has left
+    with processes.first_of_machine("files of suites and tokenizer"):
         tokenizer, suites = load_tokenizer(config.policy), load_suites(config.evaluation)
     inputs = run_inputs(config, suites, processes=processes.count)
     check_same_inputs(processes, config, inputs)

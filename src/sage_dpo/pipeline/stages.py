@@ -95,33 +95,20 @@ def sample_completions(
 
 
 def sample_to_file(
-    output: Path,
-    path: Path,
-    policy: PolicySettings,
-    rollouts: RolloutSettings,
-    *,
-    fields: Mapping[str, str | None],
-    seed: int,
-    progress: bool,
-    processes: Processes = ONE,
+    output: Path, sample: Callable[..., list[Completion]], *, processes: Processes = ONE
 ) -> list[Completion]:
-    """Sample as `sample_completions` does, and write what all processes have; until then each keeps its own beside it.
+    """Write what all processes have sampled; until then each keeps its own beside the file.
+
+    Args:
+        output: file.
+        sample: `sample_completions` of something; is called with its `journal` and `processes`.
+        processes: that sample.
 
     Raises:
-        ProcessError: another process has other problems, settings or weights.
         RunFolderError: another job samples into the same file.
     """
     with sole_writer(output, lock_path(output), is_kept=False) if processes.is_main else nullcontext():
-        completions = sample_completions(
-            path,
-            policy,
-            rollouts,
-            fields=fields,
-            seed=seed,
-            progress=progress,
-            journal=partial(journal_path, output),
-            processes=processes,
-        )
+        completions = sample(journal=partial(journal_path, output), processes=processes)
         if processes.is_main:
             write_records(output, completions, Completion)
         processes.wait()  # until then each keeps its part

@@ -61,12 +61,11 @@ def check_config(args: Any) -> None:
             "SAGEConfig(...), which takes the same arguments"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
-    unused = [name for name in _WITHOUT_EFFECT if getattr(args, name) != defaults[name]]
-    reasons_by_name = {name: _WITHOUT_EFFECT[name] for name in unused}
+    unused = {name: why for name, why in _WITHOUT_EFFECT.items() if getattr(args, name) != defaults[name]}
     if args.label_smoothing and not _SMOOTHED & set(args.loss_type):
-        reasons_by_name["label_smoothing"] = f"TRL reads it with loss_type {sorted(_SMOOTHED)} only"
-    if reasons_by_name:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in reasons_by_name.items())
+        unused["label_smoothing"] = f"TRL reads it with loss_type {sorted(_SMOOTHED)} only"
+    if unused:
+        reasons = "; ".join(f"{name}: {why}" for name, why in unused.items())
         logger.warning(f"without effect on training: {reasons}")
 
 
